@@ -1,0 +1,86 @@
+# Everything runs in .venv, made on first use from the constraints.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+WORKERS ?= 2
+# One thread per worker: BLAS threads of several workers on the same cores slow each other down.
+export OMP_NUM_THREADS ?= 1
+
+BASE := $(VENV)/.installed-base
+LINT := $(VENV)/.installed-lint
+DOCS := $(VENV)/.installed-docs
+PEERS := $(VENV)/.installed-peers
+
+.PHONY: help setup demo test test-slow test-peers lint types docs docs-run mutants train clean
+
+help:  ## list the targets
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | column -t -s '|' 2>/dev/null \
+		|| grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST)
+
+$(VENV)/.created:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo "scoregen needs Python >= 3.11, and '$(PYTHON)' is $$($(PYTHON) --version 2>&1 || echo missing)." >&2; \
+		echo "Name another one: make PYTHON=python3.11 $(MAKECMDGOALS)" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+# The stamps depend on what decides the installation, so a second run installs nothing.
+$(BASE): $(VENV)/.created pyproject.toml constraints.txt
+	$(PIP) install --quiet -c constraints.txt -e '.[test]'
+	@touch $@
+
+$(LINT): $(BASE)
+	$(PIP) install --quiet -c constraints.txt -e '.[lint]'
+	@touch $@
+
+$(DOCS): $(BASE)
+	$(PIP) install --quiet -c constraints.txt -e '.[docs]'
+	@touch $@
+
+# azula and k-diffusion require torchvision, which would replace the pinned torch. Neither needs it
+# for the parts compared with, so they come without their dependencies.
+$(PEERS): $(BASE)
+	$(PIP) install --quiet -c constraints.txt -e '.[peers]'
+	$(PIP) install --quiet --no-deps azula==0.11.1 k-diffusion==0.1.1.post1
+	@touch $@
+
+setup: $(BASE)  ## create .venv and install
+
+demo: $(BASE)  ## compare samplers on real digits; results under runs/demo/
+	OMP_NUM_THREADS=$(WORKERS) $(BIN)/python benchmarks/demo.py
+
+test: $(BASE)  ## the default suite, doctests included
+	$(BIN)/python -m pytest -n $(WORKERS)
+
+test-slow: $(BASE)  ## the longer checks
+	$(BIN)/python -m pytest -n $(WORKERS) -m slow
+
+test-peers: $(PEERS)  ## parity with other libraries
+	$(BIN)/python -m pytest -n $(WORKERS) -m peers
+
+lint: $(LINT)  ## ruff: rules and format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(LINT)  ## mypy, strict
+	$(BIN)/mypy
+
+docs: $(DOCS)  ## HTML under docs/_build/html, warnings are errors
+	$(BIN)/python -m sphinx -W --keep-going -b html docs docs/_build/html
+
+docs-run: $(DOCS)  ## the same, with every example executed
+	SCOREGEN_DOCS_EXECUTE=force $(BIN)/python -m sphinx -W --keep-going -b html docs docs/_build/html
+
+mutants: $(BASE)  ## break the code on purpose and see that the suite notices
+	$(BIN)/python benchmarks/mutants.py
+
+train: $(BASE)  ## train the bundled digits network again
+	OMP_NUM_THREADS=$(WORKERS) $(BIN)/python benchmarks/train_digits.py
+
+clean:  ## remove caches and built pages; keeps .venv and runs/
+	rm -rf docs/_build docs/jupyter_execute build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +

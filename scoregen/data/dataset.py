@@ -1,0 +1,285 @@
+"""Data in memory, checked once, and served in an order that a resumed training finds again."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+def stream(seed: int, index: int = 0) -> np.random.Generator:
+    """A NumPy generator that is a pure function of two integers.
+
+    Args:
+        seed: In 0 .. 2^64 - 1.
+        index: In 0 .. 2^64 - 1; different indices give independent streams.
+
+    Raises:
+        ValueError: If either lies outside.
+
+    Source:
+        Philox (Salmon et al., 2011, doi:10.1145/2063384.2063405).
+
+    Example:
+        >>> bool(stream(3).random() == stream(3).random()), stream(3, 1).random() < 1
+        (True, True)
+    """
+    if not 0 <= seed < 2**64 or not 0 <= index < 2**64:
+        raise ValueError(f"seed and index must lie in 0 .. 2^64 - 1, got {seed} and {index}")
+    return np.random.Generator(np.random.Philox(key=np.array([seed, index], dtype=np.uint64)))
+
+
+def from_levels(levels: Tensor, bins: int) -> Tensor:
+    """Puts whole-number levels 0 .. bins - 1 on [-1, 1].
+
+        x = 2 levels / (bins - 1) - 1
+
+    Args:
+        levels: Integer tensor of any shape with values in 0 .. bins - 1.
+        bins: Number of levels: 256 for 8-bit images.
+
+    Returns:
+        float32 tensor of the same shape; 0 gives -1 and bins - 1 gives 1 exactly.
+
+    Raises:
+        TypeError: If `levels` is not an integer tensor.
+        ValueError: If `bins` is below 2, or a level lies outside.
+
+    Example:
+        >>> from_levels(torch.tensor([0, 51, 255]), bins=256)
+        tensor([-1.0000, -0.6000,  1.0000])
+    """
+    _check_bins(bins)
+    if levels.dtype.is_floating_point or levels.dtype.is_complex or levels.dtype == torch.bool:
+        raise TypeError(f"levels must be an integer tensor, got {levels.dtype}")
+    if levels.numel():
+        low, high = int(levels.min()), int(levels.max())
+        if low < 0 or high >= bins:
+            raise ValueError(f"levels must lie in 0 .. {bins - 1}, got {low} .. {high}")
+    # In this order the two ends come out as -1 and 1 exactly.
+    return levels.to(torch.float32).mul_(2).div_(bins - 1).sub_(1)
+
+
+def to_levels(x: Tensor, bins: int) -> Tensor:
+    """The nearest of `bins` levels on [-1, 1]; the exact inverse of `from_levels`.
+
+        level = floor((x + 1) (bins - 1) / 2 + 1/2), at least 0 and at most bins - 1
+
+    A value outside [-1, 1], as a sampler may give, has an end level as its nearest.
+
+    Args:
+        x: Floating tensor of any shape.
+        bins: Number of levels.
+
+    Returns:
+        int64 tensor of the same shape (int64, because uint8 indexes as a mask).
+
+    Raises:
+        TypeError: If `x` is not floating.
+        ValueError: If `bins` is below 2, or `x` is not finite.
+
+    Example:
+        >>> to_levels(torch.tensor([-1.0, -0.6001, 1.3]), bins=256)
+        tensor([  0,  51, 255])
+    """
+    _check_bins(bins)
+    if not x.dtype.is_floating_point:
+        raise TypeError(f"x must be a floating tensor on [-1, 1], got {x.dtype}")
+    if not bool(x.isfinite().all()):
+        raise ValueError("x must be finite to have a nearest level, got NaN or infinity")
+    return (x.double().add_(1).mul_((bins - 1) / 2) + 0.5).floor_().clamp_(0, bins - 1).long()
+
+
+def _check_bins(bins: int) -> None:
+    if bins < 2:
+        raise ValueError(f"bins must be at least 2, got {bins}")
+
+
+@dataclass(frozen=True, eq=False)
+class Data:
+    """Samples, with their labels and the range and levels they are known to have.
+
+    Args:
+        x: Floating tensor of shape (N, *event), float32 as a rule.
+        label: Classes of shape (N,), int64 from 0; or None.
+        range: The interval the values cannot leave, or None where there is no such bound.
+        bins: The number of equally spaced levels over `range` on which the values stand
+            (256 for 8-bit images), or None for continuous data.
+        name: What tables and checkpoints call it.
+
+    Raises:
+        TypeError: If x is not floating (use `from_levels` for integers) or label not int64.
+        ValueError: If x is empty or not finite, if the lengths differ, a label is negative,
+            a value leaves `range`, or stands between two of the `bins` levels.
+
+    Example:
+        >>> data = Data(torch.randn(6, 2), label=torch.tensor([0, 1, 2, 0, 1, 2]))
+        >>> len(data), data.event, data.classes
+        (6, (2,), 3)
+    """
+
+    x: Tensor
+    label: Tensor | None = None
+    range: tuple[float, float] | None = None
+    bins: int | None = None
+    name: str = "data"
+
+    def __post_init__(self) -> None:
+        _check_x(self.x)
+        if self.label is not None:
+            _check_label(self.label, len(self.x))
+        if self.range is not None:
+            _check_range(self.x, *self.range)
+        if self.bins is not None:
+            _check_bins(self.bins)
+            if self.range is None:
+                raise ValueError(f"bins={self.bins} needs the range over which they are spaced")
+            _check_on_levels(self.x, *self.range, self.bins)
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    @property
+    def event(self) -> tuple[int, ...]:
+        """Shape of one sample."""
+        return tuple(self.x.shape[1:])
+
+    @property
+    def classes(self) -> int:
+        """Number of classes: the largest label plus one, or 0 without labels."""
+        return 0 if self.label is None else int(self.label.max()) + 1
+
+    def split(self, test: float | int, seed: int) -> tuple["Data", "Data"]:
+        """Parts the samples at random into (train, test), each in its original order.
+
+        Args:
+            test: Number of test samples, or their fraction in (0, 1).
+            seed: The same seed always gives the same parts.
+
+        Raises:
+            ValueError: If one of the parts would be empty.
+
+        Example:
+            >>> train, test = Data(torch.randn(10, 2)).split(0.3, seed=0)
+            >>> len(train), len(test)
+            (7, 3)
+        """
+        n = len(self)
+        count = round(test * n) if isinstance(test, float) else test
+        if not 0 < count < n or (isinstance(test, float) and test >= 1):
+            raise ValueError(
+                f"test must leave at least one of the {n} samples on either side: a count in "
+                f"1 .. {n - 1} or a fraction in (0, 1); got {test}, that is {count} samples"
+            )
+        order = stream(seed).permutation(n)
+        return self._take(np.sort(order[count:]), "train"), self._take(
+            np.sort(order[:count]), "test"
+        )
+
+    def batches(
+        self, batch: int, seed: int, first_step: int = 0
+    ) -> Iterator[tuple[Tensor, Tensor | None]]:
+        """Serves (x, label) without end; step k depends on (seed, k) alone.
+
+        One random order of all samples follows another, each drawn from (seed, epoch), so
+        every sample is seen once per epoch and a training resumed at step k sees what the
+        uninterrupted one does.
+
+        Args:
+            batch: Samples per step, at most the number there is.
+            seed: Of the orders.
+            first_step: The step to begin with.
+
+        Raises:
+            ValueError: If `batch` is not in 1 .. N, or `first_step` is negative.
+
+        Example:
+            >>> data = Data(torch.arange(5.0)[:, None])
+            >>> x0, _ = next(data.batches(2, seed=0, first_step=7))
+            >>> x0.shape
+            torch.Size([2, 1])
+        """
+        if not 0 < batch <= len(self):
+            raise ValueError(
+                f"batch must be in 1 .. {len(self)}, the number of samples, got {batch}"
+            )
+        if first_step < 0:
+            raise ValueError(f"first_step must be >= 0, got {first_step}")
+        stream(seed)
+        return self._serve(batch, seed, first_step)
+
+    def _serve(
+        self, batch: int, seed: int, first_step: int
+    ) -> Iterator[tuple[Tensor, Tensor | None]]:
+        epoch, at = divmod(first_step * batch, len(self))
+        order = stream(seed, epoch).permutation(len(self))
+        while True:
+            rows = order[at : at + batch]
+            at += batch
+            if at >= len(self):
+                epoch, at = epoch + 1, at - len(self)
+                order = stream(seed, epoch).permutation(len(self))
+                rows = np.concatenate((rows, order[:at]))
+            index = torch.from_numpy(rows).to(self.x.device)
+            yield self.x[index], None if self.label is None else self.label[index]
+
+    def _take(self, rows: np.ndarray, part: str) -> "Data":
+        index = torch.from_numpy(rows).to(self.x.device)
+        label = None if self.label is None else self.label[index]
+        return Data(self.x[index], label, self.range, self.bins, f"{self.name}/{part}")
+
+
+def _check_x(x: Tensor) -> None:
+    if not isinstance(x, Tensor) or not x.dtype.is_floating_point:
+        got = x.dtype if isinstance(x, Tensor) else type(x).__name__
+        raise TypeError(
+            f"x must be a floating tensor, got {got}; put integers on [-1, 1] by "
+            "from_levels(x, bins), with bins=256 for 8-bit images"
+        )
+    if x.ndim == 0 or x.numel() == 0:
+        raise ValueError(f"x must hold at least one sample and one value, got {tuple(x.shape)}")
+    bad = ~x.isfinite().reshape(len(x), -1).all(dim=1)
+    if bool(bad.any()):
+        rows = bad.nonzero().flatten().tolist()
+        more = ", ..." if len(rows) > 10 else ""
+        raise ValueError(
+            f"x must be finite; {len(rows)} of {len(x)} rows hold NaN or infinity: "
+            f"{', '.join(map(str, rows[:10]))}{more}; drop or repair them"
+        )
+
+
+def _check_label(label: Tensor, n: int) -> None:
+    if not isinstance(label, Tensor) or label.dtype != torch.int64:
+        got = label.dtype if isinstance(label, Tensor) else type(label).__name__
+        raise TypeError(f"label must be an int64 tensor, got {got}")
+    if label.shape != (n,):
+        raise ValueError(f"label must have shape ({n},), one per sample, got {tuple(label.shape)}")
+    if bool((label < 0).any()):
+        raise ValueError(f"labels must be >= 0, got {int(label.min())}")
+
+
+def _check_range(x: Tensor, low: float, high: float) -> None:
+    if not low < high:
+        raise ValueError(f"range must be (low, high) with low < high, got ({low}, {high})")
+    least, most = float(x.min()), float(x.max())
+    # The bounds are compared as x would hold them: 0.1 in float32 exceeds 0.1.
+    ends = torch.tensor([low, high], dtype=x.dtype).tolist()
+    if least < ends[0] or most > ends[1]:
+        raise ValueError(
+            f"values must stay in the declared range [{low}, {high}], got {least} .. {most}; "
+            "8-bit images are put on [-1, 1] by from_levels(x, bins=256)"
+        )
+
+
+def _check_on_levels(x: Tensor, low: float, high: float, bins: int) -> None:
+    # A tenth of a level: wide enough for half precision, narrow enough that 255 levels do
+    # not pass for 256.
+    level = (x.double() - low) * ((bins - 1) / (high - low))
+    off = (level - level.round()).abs().max()
+    if float(off) > 0.1:
+        raise ValueError(
+            f"bins={bins} says that the values stand on {bins} equally spaced levels over "
+            f"[{low}, {high}], but one is {float(off):.2g} of a level away; "
+            "leave bins out for continuous data"
+        )

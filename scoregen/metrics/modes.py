@@ -1,0 +1,299 @@
+"""Errors mode by mode, where the truth is a known Gaussian mixture."""
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar, Literal, Self
+
+import torch
+from torch import Tensor
+
+from scoregen.metrics.estimate import Direction, Estimate, checked_pair, flat
+
+__all__ = ["MissingModes", "ModeCovariances", "ModeMeans", "ModeWeights"]
+
+
+@dataclass(frozen=True)
+class _Modes:
+    """The true mixture as tables of numbers, and whose sample is whose.
+
+    Samples are shared among modes by their posterior probabilities under the true mixture. For
+    well separated modes this is the nearest mode; where modes overlap, a hard choice would cut
+    their tails and find errors in perfect samples, and sharing does not: under the truth
+    ``E r_k = w_k`` and ``E r_k x = w_k m_k`` exactly.
+    """
+
+    weights: tuple[float, ...]
+    means: tuple[tuple[float, ...], ...]
+    covariances: tuple[tuple[tuple[float, ...], ...], ...]
+    direction: ClassVar[Direction] = "lower"
+    biased: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        k = len(self.weights)
+        if k < 1 or len(self.means) != k or len(self.covariances) != k:
+            raise ValueError(
+                f"there must be one weight, mean and covariance per mode, got {k}, "
+                f"{len(self.means)} and {len(self.covariances)}"
+            )
+        if min(self.weights) <= 0 or not math.isclose(sum(self.weights), 1, rel_tol=1e-5):
+            raise ValueError(
+                f"weights must be positive and sum to 1, got {self.weights}: divide by their sum "
+                "and leave empty modes out"
+            )
+        d = len(self.means[0])
+        for mean, covariance in zip(self.means, self.covariances, strict=True):
+            if len(mean) != d or len(covariance) != d or any(len(row) != d for row in covariance):
+                raise ValueError(f"every mode must have {d} means and {d} rows of {d} covariances")
+        _, failed = torch.linalg.cholesky_ex(torch.tensor(self.covariances, dtype=torch.float64))
+        if bool((failed != 0).any()):
+            raise ValueError(
+                f"covariances must be positive definite, got {self.covariances}: a mode without "
+                "width has no unit to measure errors in"
+            )
+
+    @classmethod
+    def of(cls, weights: Tensor, means: Tensor, covariances: Tensor) -> Self:
+        """Metric from tensors.
+
+        Args:
+            weights: (k,), positive, normalised here to sum to 1.
+            means: (k, *event).
+            covariances: (k, d, d), or variances shaped like the means, or one per mode, (k,).
+        """
+        means = means.reshape(len(means), -1)
+        if covariances.ndim == 1:
+            covariances = covariances[:, None].expand(means.shape)
+        if covariances.ndim != 3 or covariances.shape[1:] != 2 * means.shape[1:]:
+            covariances = torch.diag_embed(covariances.reshape(means.shape))
+        shares = weights.to(torch.float64) / weights.to(torch.float64).sum()
+        return cls(
+            tuple(shares.tolist()),
+            tuple(tuple(row) for row in means.tolist()),
+            tuple(tuple(tuple(row) for row in c) for c in covariances.tolist()),
+        )
+
+    @property
+    def tables(self) -> tuple[tuple, tuple, tuple]:
+        """Weights, means and covariances, to build another metric of the same mixture."""
+        return self.weights, self.means, self.covariances
+
+    def _share(self, samples: Tensor, reference: Tensor) -> tuple[Tensor, Tensor]:
+        """Responsibilities (n, k), and each sample in each mode's own whitened units, (n, k, d)."""
+        checked_pair(samples, reference)
+        x = flat(samples)
+        if x.shape[1] != len(self.means[0]):
+            raise ValueError(
+                f"samples must have {len(self.means[0])} numbers per event, as the modes have, "
+                f"got {x.shape[1]}"
+            )
+        weights, means, covariances = (
+            torch.tensor(table, dtype=x.dtype, device=x.device)
+            for table in (self.weights, self.means, self.covariances)
+        )
+        lower = torch.linalg.cholesky(covariances)
+        z = torch.linalg.solve_triangular(
+            lower, (x[:, None] - means).movedim(0, -1), upper=False
+        ).movedim(-1, 0)
+        logs = weights.log() - lower.diagonal(dim1=1, dim2=2).log().sum(1) - (z**2).sum(2) / 2
+        return logs.softmax(1), z
+
+
+def _combine(errors: Tensor, influences: Tensor, reduction: str) -> Estimate:
+    """Mean or worst of the modes' errors (k,), with the sampling error from influences (n, k)."""
+    if reduction == "worst":
+        k = int(errors.argmax())
+        value, influence = errors[k], influences[:, k]
+    else:
+        value, influence = errors.mean(), influences.mean(1)
+    if not math.isfinite(float(value)):
+        return Estimate(math.inf, math.inf)
+    return Estimate(float(value), math.sqrt(float((influence**2).sum())))
+
+
+def _check_reduction(reduction: str) -> None:
+    if reduction not in ("mean", "worst"):
+        raise ValueError(f"reduction must be 'mean' or 'worst', got {reduction!r}")
+
+
+@dataclass(frozen=True)
+class ModeWeights(_Modes):
+    """Total variation distance between the modes' true and observed weights.
+
+    ``TV = 1/2 sum_k |mean_i r_k(x_i) - w_k|`` with r_k the posterior probability of mode k under
+    the truth.
+
+    Between 0 and 1. The standard error is the delta method's with the signs held. The reference
+    is only checked for its shape. Like every absolute error it is positive for perfect samples,
+    of order sqrt(k / n), hence n in the title.
+
+    Args:
+        weights: One positive number per mode, summing to 1.
+        means: One row of d numbers per mode.
+        covariances: One d x d table per mode, positive definite. :meth:`of` takes tensors.
+
+    Raises:
+        ValueError: Tables that disagree, or samples unfit for them.
+        TypeError: Integer samples.
+
+    Source: the definition of total variation.
+
+    >>> metric = ModeWeights.of(torch.ones(2), torch.tensor([[-9.0], [9.0]]), torch.ones(2, 1))
+    >>> x = torch.tensor([[-9.0], [9.0], [9.0], [9.0]])
+    >>> print(metric(x, x).value)
+    0.25
+    """
+
+    name: ClassVar[str] = "mode-weights-tv"
+
+    def __call__(self, samples: Tensor, reference: Tensor) -> Estimate:
+        """Total variation of the weights seen in samples (n, *event)."""
+        r, _ = self._share(samples, reference)
+        gap = r.mean(0) - torch.tensor(self.weights, dtype=r.dtype, device=r.device)
+        influence = r @ gap.sign() / 2
+        return Estimate(float(gap.abs().sum()) / 2, math.sqrt(float(influence.var()) / len(r)))
+
+
+@dataclass(frozen=True)
+class MissingModes(_Modes):
+    """Number of modes with less than a fraction of their true weight.
+
+    ``#{k : mean_i r_k(x_i) < fraction w_k}``
+
+    The standard error treats modes as independent: ``sqrt(sum_k p_k (1 - p_k))`` with p_k the
+    normal probability, given the observed weight and its error, that mode k is missing.
+
+    Args:
+        weights, means, covariances: As in :class:`ModeWeights`.
+        fraction: Below this share of its weight a mode counts as missing, in (0, 1).
+
+    Raises:
+        ValueError: Tables that disagree, or samples unfit for them.
+        TypeError: Integer samples.
+
+    Source: the definition.
+
+    >>> metric = MissingModes.of(torch.ones(2), torch.tensor([[-9.0], [9.0]]), torch.ones(2, 1))
+    >>> x = torch.tensor([[9.0], [9.5], [8.5]])
+    >>> metric(x, x).value
+    1.0
+    """
+
+    fraction: float = 0.1
+    name: ClassVar[str] = "missing-modes"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 < self.fraction < 1:
+            raise ValueError(f"fraction must be in (0, 1), got {self.fraction}")
+
+    def __call__(self, samples: Tensor, reference: Tensor) -> Estimate:
+        """Number of modes missing from samples (n, *event)."""
+        r, _ = self._share(samples, reference)
+        bar = self.fraction * torch.tensor(self.weights, dtype=r.dtype, device=r.device)
+        margin = r.mean(0) - bar
+        # A mode never seen has no spread; one sample's worth of mass stands in for it.
+        error = (r.var(0) / len(r)).sqrt().clamp_min(1 / len(r))
+        p = torch.special.ndtr(-margin / error)
+        return Estimate(float((margin < 0).sum()), math.sqrt(float((p * (1 - p)).sum())))
+
+
+@dataclass(frozen=True)
+class ModeMeans(_Modes):
+    """Error of the modes' means, in units of the modes' standard deviations.
+
+    ``e_k = |C_k^-1/2 (mean of mode k - m_k)| / sqrt(d)``, averaged over modes or the worst.
+
+    A mode without samples has no mean: the error is then infinite (see :class:`MissingModes`).
+    Standard error by the delta method.
+
+    Args:
+        weights, means, covariances: As in :class:`ModeWeights`.
+        reduction: "mean" over modes or the "worst".
+
+    Raises:
+        ValueError: Tables that disagree, or samples unfit for them.
+        TypeError: Integer samples.
+
+    Source: the definition.
+
+    >>> metric = ModeMeans.of(torch.ones(1), torch.zeros(1, 1), torch.full((1, 1), 4.0))
+    >>> x = torch.tensor([[2.0], [4.0]])
+    >>> metric(x, x).value
+    1.5
+    """
+
+    reduction: Literal["mean", "worst"] = "mean"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_reduction(self.reduction)
+
+    @property
+    def name(self) -> str:
+        """Name to print."""
+        return f"mode-means-{self.reduction}"
+
+    def __call__(self, samples: Tensor, reference: Tensor) -> Estimate:
+        """Error of the mode means of samples (n, *event)."""
+        r, z = self._share(samples, reference)
+        mass = r.sum(0)
+        mean = torch.einsum("nk,nkd->kd", r, z) / mass[:, None]
+        errors = torch.where(mass < 0.5, math.inf, mean.norm(dim=1) / math.sqrt(z.shape[2]))
+        axis = torch.nn.functional.normalize(mean, dim=1) / math.sqrt(z.shape[2])
+        influence = r / mass * torch.einsum("nkd,kd->nk", z - mean, axis)
+        return _combine(errors, influence, self.reduction)
+
+
+@dataclass(frozen=True)
+class ModeCovariances(_Modes):
+    """Relative error of the modes' covariances.
+
+    ``e_k = |C_k^-1/2 S_k C_k^-1/2 - I|_F / sqrt(d)``, S_k the covariance seen in mode k about its
+    own mean, averaged over modes or the worst.
+
+    A variance that is everywhere a factor c too large gives c - 1. A mode with fewer than two
+    samples' worth of mass has an infinite error. Standard error by the delta method.
+
+    Args:
+        weights, means, covariances: As in :class:`ModeWeights`.
+        reduction: "mean" over modes or the "worst".
+
+    Raises:
+        ValueError: Tables that disagree, or samples unfit for them.
+        TypeError: Integer samples.
+
+    Source: the definition.
+
+    >>> metric = ModeCovariances.of(torch.ones(1), torch.zeros(1, 1), torch.ones(1, 1))
+    >>> x = torch.tensor([[-1.0], [0.0], [1.0], [0.0], [2.0], [-2.0]])
+    >>> print(f"{metric(x, x).value:.3f}")
+    1.000
+    """
+
+    reduction: Literal["mean", "worst"] = "mean"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_reduction(self.reduction)
+
+    @property
+    def name(self) -> str:
+        """Name to print."""
+        return f"mode-covariances-{self.reduction}"
+
+    def __call__(self, samples: Tensor, reference: Tensor) -> Estimate:
+        """Error of the mode covariances of samples (n, *event)."""
+        r, z = self._share(samples, reference)
+        mass = r.sum(0)
+        d = z.shape[2]
+        centred = z - torch.einsum("nk,nkd->kd", r, z)[None] / mass[:, None]
+        # n - 1 for whole samples, its analogue for shared ones.
+        divisor = mass - (r**2).sum(0) / mass
+        spread = torch.einsum("nk,nkd,nke->kde", r, centred, centred) / divisor[:, None, None]
+        gap = spread - torch.eye(d, dtype=z.dtype, device=z.device)
+        size = gap.flatten(1).norm(dim=1)
+        errors = torch.where(mass < 1.5, math.inf, size / math.sqrt(d))
+        axis = gap / size.clamp_min(1e-300)[:, None, None] / math.sqrt(d)
+        moved = torch.einsum("nkd,kde,nke->nk", centred, axis, centred)
+        influence = r / mass * (moved - (axis * spread).sum((1, 2)))
+        return _combine(errors, influence, self.reduction)

@@ -1,0 +1,107 @@
+"""The reverse SDE dx = (f x - g^2 score) dt + g dw by Euler-Maruyama, and Langevin dynamics."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+from torch import Tensor
+
+from .._checks import check_number
+from ..model import ScoreModel
+from ..noise import Noise
+from ..prediction import mix
+from ..sde import Level
+from .base import Solver
+
+__all__ = ["EulerMaruyama", "Langevin", "NCSNStep"]
+
+
+@dataclass(frozen=True)
+class EulerMaruyama(Solver):
+    """x + (f x - g^2 score) (s - t) + g sqrt(t - s) z (Song et al. 2021, 2011.13456, eq. 6).
+
+    >>> EulerMaruyama().weak_order
+    1
+    """
+
+    weak_order = 1
+
+    def step(
+        self, model: ScoreModel, x: Tensor, t: Level, s: Level, state: Any, noise: Noise
+    ) -> tuple[Tensor, Any]:
+        p = model(x, t)
+        if s.sigma == 0:
+            return p.x0, None
+        if t.alpha == 0:
+            raise ValueError(
+                f"the reverse SDE's drift is infinite at t = {t.t:g}, where no signal is left; "
+                "start the grid a little below t_max, or use DDIM, Ancestral or ProbabilityFlow"
+            )
+        alpha_rate, sigma_rate = model.sde.rates_at(t.t)
+        f = alpha_rate / t.alpha
+        g2 = 2 * t.sigma * (sigma_rate - f * t.sigma)
+        h = t.t - s.t
+        x = mix(1 - f * h, x, g2 * h, p.score)
+        return x.add(noise(x, t, s), alpha=math.sqrt(g2 * h)), None
+
+
+@dataclass(frozen=True)
+class NCSNStep:
+    """Step sizes h = eps sigma^2 / (2 sigma_min^2) of annealed Langevin (Song and Ermon 2019).
+
+    The paper writes alpha_i = eps sigma_i^2 / sigma_L^2 and moves by alpha_i / 2 (1907.05600); h is
+    that half.
+
+    Args:
+        eps: the paper's epsilon.
+        sigma_min: the paper's sigma_L, its smallest noise level.
+
+    >>> NCSNStep(2e-5, 0.01)(Level(1.0, 1.0, 1.0, 0.0))
+    0.1
+    """
+
+    eps: float
+    sigma_min: float
+
+    def __post_init__(self) -> None:
+        check_number("eps", self.eps, 0.0, open_low=True)
+        check_number("sigma_min", self.sigma_min, 0.0, open_low=True)
+
+    def __call__(self, t: Level) -> float:
+        return float(self.eps * (t.sigma / self.sigma_min) ** 2 / 2)
+
+
+@dataclass(frozen=True)
+class Langevin(Solver):
+    """Unadjusted Langevin dynamics x + h score + sqrt(2 h) z at time t, relabelled as s.
+
+    On a `Constant` grid it samples p_t with a bias that vanishes with h (on N(0, v) the stationary
+    variance is v / (1 - h / 2v)); on a `Staircase` it is annealed Langevin dynamics (Song and Ermon
+    2019, 1907.05600). A last move to sigma = 0 returns x0.
+
+    Args:
+        step: the step h, or a rule that gives it from the level, such as `NCSNStep`.
+
+    >>> Langevin(0.01).moves
+    'stay'
+    """
+
+    step_size: float | Callable[[Level], float]
+    moves: ClassVar[Literal["stay"]] = "stay"
+
+    def __post_init__(self) -> None:
+        if not callable(self.step_size):
+            check_number("step_size", self.step_size, 0.0, open_low=True)
+
+    def step(
+        self, model: ScoreModel, x: Tensor, t: Level, s: Level, state: Any, noise: Noise
+    ) -> tuple[Tensor, Any]:
+        p = model(x, t)
+        if s.sigma == 0 < t.sigma:
+            return p.x0, None
+        h = self.step_size(t) if callable(self.step_size) else self.step_size
+        x = x.add(p.score, alpha=h)
+        return x.add(noise(x, t, s), alpha=math.sqrt(2 * h)), None

@@ -1,0 +1,58 @@
+"""Settings shared by every test: hypothesis profiles, one thread, untouched global generators."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, settings
+
+# "ci" finds the same examples on every machine; "nightly" looks for new ones.
+settings.register_profile(
+    "ci",
+    derandomize=True,
+    deadline=None,
+    print_blob=True,
+    max_examples=25,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.register_profile(
+    "nightly", derandomize=False, deadline=None, print_blob=True, max_examples=500
+)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
+
+# Workers of pytest-xdist share the cores; more threads each would slow all of them down.
+torch.set_num_threads(1)
+
+
+def _numpy_state() -> tuple[bytes, int, int, float]:
+    _, keys, position, has_gauss, cached = np.random.get_state()  # noqa: NPY002
+    return keys.tobytes(), position, has_gauss, cached
+
+
+@pytest.fixture(autouse=True)
+def _global_generators_stay(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Fail a test that moved a global generator, and put the state back for the next one."""
+    torch_before = torch.get_rng_state()
+    numpy_before, numpy_raw = _numpy_state(), np.random.get_state()  # noqa: NPY002
+    yield
+    moved = [
+        name
+        for name, same in (
+            ("torch", torch.equal(torch_before, torch.get_rng_state())),
+            ("numpy", numpy_before == _numpy_state()),
+        )
+        if not same
+    ]
+    torch.set_rng_state(torch_before)
+    np.random.set_state(numpy_raw)  # noqa: NPY002
+    if moved and request.node.get_closest_marker("moves_global_rng") is None:
+        pytest.fail(
+            f"the global {' and '.join(moved)} generator must stay where it was, and this test "
+            "moved it: pass a torch.Generator or a seed, build networks inside "
+            "torch.random.fork_rng(), or mark the test `moves_global_rng` where the movement is "
+            "the test's own"
+        )

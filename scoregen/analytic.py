@@ -27,6 +27,13 @@ class Analytic(ScoreModel):
 
     event: tuple[int, ...]
 
+    def forward(self, x: Tensor, t: Level | float | Tensor, **condition: Any) -> Prediction:
+        if isinstance(x, Tensor) and x.dim() and x.shape[1:] != self.event:
+            raise ValueError(
+                f"x must have shape (batch, *event) with event {self.event}, got {tuple(x.shape)}"
+            )
+        return super().forward(x, t, **condition)
+
     @abstractmethod
     def log_density(self, x: Tensor, t: Level) -> Tensor:
         """log p_t(x) in nats, shape (batch,), without checks."""
@@ -50,7 +57,7 @@ class Analytic(ScoreModel):
         return self.sde.perturb(x0, t, eps)
 
     def energy_difference(
-        self, x: Tensor, y: Tensor, t: Level | float, *, nodes: int = 8
+        self, x: Tensor, y: Tensor, t: Level | float, *, nodes: int = 8, **condition: Any
     ) -> Tensor:
         """log p_t(x) - log p_t(y): exact."""
         check_same_shape("y", y, x)
@@ -93,8 +100,8 @@ class Gaussian(Analytic):
 
     def __init__(self, sde: SDE, mean: Tensor, covariance: Tensor | float):
         super().__init__()
-        mean = torch.as_tensor(mean).double()
-        covariance = torch.as_tensor(covariance).double()
+        mean = torch.as_tensor(mean, dtype=torch.float64)
+        covariance = torch.as_tensor(covariance, dtype=torch.float64)
         self.sde, self.event = sde, tuple(mean.shape)
         if covariance.shape == mean.shape:
             covariance = covariance.reshape(-1)
@@ -113,7 +120,7 @@ class Gaussian(Analytic):
     def _inward(self, x: Tensor, t: Level) -> tuple[Tensor, Any, Any]:
         """x - alpha m in the eigenbasis, shape (batch, d), with flat alpha and sigma."""
         alpha, sigma = _flat(t.alpha), _flat(t.sigma)
-        centred = x.reshape(x.shape[0], -1).to(self.mean.dtype) - alpha * self.mean
+        centred = x.reshape(x.shape[0], len(self.mean)).to(self.mean.dtype) - alpha * self.mean
         return (centred if self.vectors is None else centred @ self.vectors), alpha, sigma
 
     def _outward(self, u: Tensor) -> Tensor:
@@ -186,7 +193,7 @@ class GaussianMixture(Analytic):
     def __init__(self, sde: SDE, weights: Tensor, means: Tensor, covariances: Tensor):
         super().__init__()
         means, weights = means.double(), weights.double()
-        if means.dim() < 2 or weights.shape != means.shape[:1] or not bool((weights > 0).all()):
+        if means.dim() < 1 or weights.shape != means.shape[:1] or not bool((weights > 0).all()):
             raise ValueError(
                 "a mixture needs positive weights (K,) and means (K, *event), got shapes "
                 f"{tuple(weights.shape)} and {tuple(means.shape)}"
@@ -209,7 +216,7 @@ class GaussianMixture(Analytic):
         """Residuals in each eigenbasis (batch, K, d), spectra, log joint (batch, K)."""
         alpha, sigma = _flat(t.alpha), _flat(t.sigma)
         alpha, sigma = _row(alpha), _row(sigma)
-        u = x.reshape(x.shape[0], 1, -1).to(self.means.dtype) - alpha * self.means
+        u = x.reshape(x.shape[0], 1, self.means.shape[1]).to(self.means.dtype) - alpha * self.means
         if self.vectors is not None:
             u = torch.einsum("bkd,kde->bke", u, self.vectors)
         total = alpha**2 * self.variances + sigma**2
@@ -273,11 +280,11 @@ class Empirical(Analytic):
         alpha, sigma = _flat(t.alpha), _flat(t.sigma)
         if not isinstance(sigma, Tensor) and sigma == 0:
             raise ValueError("a point cloud has no density at sigma = 0; ask at t >= t_min")
-        flat = x.reshape(x.shape[0], -1).double()
+        flat = x.reshape(x.shape[0], math.prod(self.event)).double()
         top = flat.new_full((len(flat), 1), -math.inf)
         weight, mean = torch.zeros_like(top), torch.zeros_like(flat)
         rows = max(1, self.chunk // max(1, flat.numel()))
-        for points in self.data.reshape(len(self.data), -1).split(rows):
+        for points in self.data.reshape(len(self.data), flat.shape[1]).split(rows):
             y = points.double()
             # the differences, not the expanded square: no cancellation at small sigma
             distance2 = (flat.unsqueeze(1) - _row(alpha) * y).square().sum(-1)
@@ -296,7 +303,7 @@ class Empirical(Analytic):
 
     def log_density(self, x: Tensor, t: Level) -> Tensor:
         total = self._shares(x, t)[1]
-        d = x[0].numel() if len(x) else 1
+        d = math.prod(self.event)
         sigma = _flat(t.sigma)
         norm = sigma.log().squeeze(-1) if isinstance(sigma, Tensor) else math.log(sigma)
         density = total - d * (norm + 0.5 * math.log(2 * math.pi)) - math.log(len(self.data))

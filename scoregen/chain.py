@@ -124,8 +124,17 @@ class DiscreteVPSDE(Chain):
 
     @classmethod
     def exact(cls, sde: SDE, steps: int = 1000) -> DiscreteVPSDE:
-        """The chain that agrees with a VP process at every knot: beta_i = 1 - exp(-integral)."""
+        """The chain that agrees with a VP process at every knot: beta_i = 1 - exp(-integral).
+
+        Raises:
+            ValueError: if alpha^2 + sigma^2 is not 1, since no chain of betas is that process.
+        """
         t = torch.arange(check_count("steps", steps) + 1, dtype=torch.float64) / steps * sde.t_max
+        if bool(((sde.alpha(t) ** 2 + sde.sigma(t) ** 2 - 1).abs() > 1e-9).any()):
+            raise ValueError(
+                f"{type(sde).__name__} does not preserve variance (alpha^2 + sigma^2 is not 1), so "
+                "no table of betas agrees with it; give a process such as VPSDE or CosineVPSDE"
+            )
         log_alpha2 = 2 * sde.alpha(t).log()
         return cls(tuple((-torch.expm1(log_alpha2.diff())).tolist()))
 
@@ -159,12 +168,12 @@ class DiscreteVPSDE(Chain):
         return self.log_alpha(t)[0].exp().to(t.dtype)
 
     def sigma(self, t: Tensor) -> Tensor:
-        return torch.sqrt(-torch.expm1(2 * self.log_alpha(t)[0])).to(t.dtype)
+        return _root(self.log_alpha(t)[0]).to(t.dtype)
 
     def rates(self, t: Tensor) -> tuple[Tensor, Tensor]:
         log_alpha, slope = self.log_alpha(t)
         alpha = log_alpha.exp()
-        sigma = torch.sqrt(-torch.expm1(2 * log_alpha))
+        sigma = _root(log_alpha)
         return (slope * alpha).to(t.dtype), (-slope * alpha**2 / sigma).to(t.dtype)
 
     def time(self, lam: Tensor) -> Tensor:
@@ -243,6 +252,11 @@ class DiscreteVESDE(Chain):
         return float(self.level(t).sigma)
 
 
+def _root(log_alpha: Tensor) -> Tensor:
+    # abs: the negative of expm1(0) would be -0, and its reciprocal of the wrong sign
+    return torch.sqrt(torch.expm1(2 * log_alpha).abs())
+
+
 @lru_cache(maxsize=64)
 def _log_alphas(sde: DiscreteVPSDE, device: torch.device) -> Tensor:
     logs = torch.log1p(-torch.tensor(sde.betas, dtype=torch.float64)) / 2
@@ -259,7 +273,8 @@ def _invert(table: Tensor, value: Tensor, steps: int) -> Tensor:
     """Time at which the piecewise linear table (entry -1 in front) takes a value."""
     falling = table if table[-1] > table[0] else -table
     wanted = value if table[-1] > table[0] else -value
-    right = torch.searchsorted(falling, wanted.contiguous()).clamp(1, len(table) - 1)
+    # right=True: at the first of two equal entries the answer is the later knot
+    right = torch.searchsorted(falling, wanted.contiguous(), right=True).clamp(1, len(table) - 1)
     low, high = falling[right - 1], falling[right]
     inside = (wanted - low) / torch.where(high > low, high - low, torch.ones_like(low))
     return ((right - 1) + inside) / steps

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -78,7 +79,7 @@ class ScoreModel(nn.Module, ABC):
         return self(x, t, **condition).score
 
     def energy_difference(
-        self, x: Tensor, y: Tensor, t: Level | float, *, nodes: int = 8
+        self, x: Tensor, y: Tensor, t: Level | float, *, nodes: int = 8, **condition: Any
     ) -> Tensor:
         """E(y) - E(x) = -int_0^1 score(x + u (y - x)) . (y - x) du, by Gauss-Legendre nodes.
 
@@ -96,8 +97,8 @@ class ScoreModel(nn.Module, ABC):
         step = y - x
         total = x.new_zeros(len(x))
         for u, w in zip((points + 1) / 2, weights / 2, strict=True):
-            slope = self.predict(x + float(u) * step, level).score * step
-            total = total - float(w) * slope.reshape(len(x), -1).sum(1)
+            slope = self.predict(x + float(u) * step, level, **condition).score * step
+            total = total - float(w) * slope.reshape(len(x), math.prod(x.shape[1:])).sum(1)
         return total
 
     def given(self, **condition: Any) -> ScoreModel:

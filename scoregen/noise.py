@@ -28,8 +28,9 @@ class SampleNoise:
     by a block of sample indices, then cast to the dtype of the state.
 
     Args:
-        seed: any non-negative integer.
+        seed: an integer in [0, 2**88).
         first: index of the first sample of this batch, for chunks and ranks.
+        draw: number of the first draw.
 
     >>> level = Level(1.0, 0.0, 1.0, 0.0)
     >>> whole = SampleNoise(0)(torch.zeros(5, 2), level, level)
@@ -38,14 +39,16 @@ class SampleNoise:
     True
     """
 
-    def __init__(self, seed: int, first: int = 0):
+    def __init__(self, seed: int, first: int = 0, draw: int = 0):
         self.seed = check_count("seed", seed, 0)
+        if self.seed >= 2**88:
+            raise ValueError(f"seed must be less than 2**88, got {seed}; take its remainder")
         self.first = check_count("first", first, 0)
-        self.draw = 0
+        self._start = self.draw = check_count("draw", draw, 0)
 
     def rewind(self) -> None:
         """Start again from the first draw."""
-        self.draw = 0
+        self.draw = self._start
 
     def __call__(self, like: Tensor, t: Level, s: Level) -> Tensor:
         z = self.rows(len(like), tuple(like.shape[1:]), self.draw)

@@ -58,28 +58,29 @@ class Prediction:
         self._x0, self._eps, self._score, self._v = x0, eps, score, v
         self._velocity, self._form = velocity, form
 
-    def _solve(self, wanted: str) -> Tensor:
-        """Solve {x = alpha x0 + sigma eps, out = a x0 + b eps} for one unknown."""
+    def combine(self, p: Any, q: Any, name: str = "this form") -> Tensor:
+        """p x0 + q eps, in as few kernels as the form it was built from allows.
+
+        Solves {x = alpha x0 + sigma eps, out = a x0 + b eps} for the combination.
+        """
         _, alpha, sigma, _ = self.t
-        if self._form is None:
-            if self._x0 is not None:
-                a, b, out = 1.0, 0.0, self._x0
-            elif self._eps is not None:
-                a, b, out = 0.0, 1.0, self._eps
-            elif self._score is not None:
-                a, b, out = 0.0, 1.0, self.eps
-            else:
-                raise ValueError("a Prediction needs x0, eps, a score or a linear form")
-        else:
+        x0, eps = self._x0, self._eps
+        if self._form is not None:
             a, b, out = self._form
+        elif x0 is not None:
+            if eps is not None:
+                return mix(p, x0, q, eps)
+            a, b, out = 1.0, 0.0, x0
+        elif eps is not None or self._score is not None:
+            a, b, out = 0.0, 1.0, self.eps
+        else:
+            raise ValueError("a Prediction needs x0, eps, a score or a linear form")
         det = alpha * b - sigma * a
-        self._refuse(wanted, det)
-        if wanted == "x0":
-            return mix(b / det, self.x, -sigma / det, out)
-        return mix(-a / det, self.x, alpha / det, out)
+        self._refuse(name, det)
+        return mix((p * b - q * a) / det, self.x, (q * alpha - p * sigma) / det, out)
 
     def _refuse(self, wanted: str, det: Any) -> None:
-        if not isinstance(det, Tensor) and det == 0:
+        if not isinstance(det, Tensor) and (det == 0 or math.isinf(det)):
             hint = (
                 "at zero signal an eps- or score-network cannot tell x0: use x0-, v- or velocity-"
                 "prediction, or start below t_max"
@@ -95,7 +96,7 @@ class Prediction:
     def x0(self) -> Tensor:
         """Posterior mean of the data, E[x0 | x_t]."""
         if self._x0 is None:
-            self._x0 = self._solve("x0")
+            self._x0 = self.combine(1.0, 0.0, "x0")
         return self._x0
 
     @property
@@ -106,7 +107,7 @@ class Prediction:
                 self._refuse("eps", self.t.sigma)
                 self._eps = -self.t.sigma * self._score
             else:
-                self._eps = self._solve("eps")
+                self._eps = self.combine(0.0, 1.0, "eps")
         return self._eps
 
     @property
@@ -116,7 +117,10 @@ class Prediction:
             sigma = self.t.sigma
             if not isinstance(sigma, Tensor):
                 self._refuse("the score", sigma)
-            self._score = self.eps / -sigma
+            if self._eps is None:
+                self._score = self.combine(0.0, -1 / sigma, "the score")
+            else:
+                self._score = self._eps / -sigma
         return self._score
 
     @property
@@ -128,14 +132,14 @@ class Prediction:
                 raise ValueError(
                     f"the velocity is infinite at t = {self.t.t:g}; stop the grid at t_min"
                 )
-            self._velocity = mix(alpha_rate, self.x0, sigma_rate, self.eps)
+            self._velocity = self.combine(alpha_rate, sigma_rate, "the velocity")
         return self._velocity
 
     @property
     def v(self) -> Tensor:
         """alpha eps - sigma x0 (Salimans and Ho 2022, 2202.00512); not the velocity."""
         if self._v is None:
-            self._v = mix(self.t.alpha, self.eps, -self.t.sigma, self.x0)
+            self._v = self.combine(-self.t.sigma, self.t.alpha, "v")
         return self._v
 
     def with_x0(self, x0: Tensor) -> Prediction:

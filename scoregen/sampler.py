@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -140,7 +140,11 @@ class Sampler:
             dtype: of the state.
             progress: show a bar.
         """
-        batch = check_count("the batch in shape", shape[0] if len(shape) else None, 0)
+        if not isinstance(shape, Sequence) or not len(shape):
+            raise TypeError(f"shape must be (batch, *event), got {shape!r}")
+        if not dtype.is_floating_point:
+            raise TypeError(f"dtype must be a real floating-point dtype, got {dtype}")
+        batch = check_count("the batch in shape", shape[0], 0)
         chunk = max(batch, 1) if chunk is None else check_count("chunk", chunk)
         device = model.placement()[0] if device is None else torch.device(device)
         t = self.levels(model.sde)[0].t
@@ -152,13 +156,15 @@ class Sampler:
         with evaluating(model):
             for start in range(0, max(batch, 1), chunk):
                 rows = slice(start, min(start + chunk, batch))
-                if isinstance(seed, torch.Generator):
-                    noise = TorchNoise(seed)
-                else:
-                    noise = SampleNoise(seed, first + start)
                 like = torch.empty((rows.stop - start, *shape[1:]), dtype=dtype, device=device)
                 level = model.sde.level(t)
-                x = std * noise(like, level, level)
+                # the start has a source of its own: a failed run rewinds to the draw behind it
+                if isinstance(seed, torch.Generator):
+                    x = std * TorchNoise(seed)(like, level, level)
+                    noise = TorchNoise(seed)
+                else:
+                    x = std * SampleNoise(seed, first + start)(like, level, level)
+                    noise = SampleNoise(seed, first + start, draw=1)
                 bound = {
                     k: v[rows] if isinstance(v, Tensor) and v.dim() and len(v) == batch else v
                     for k, v in condition.items()

@@ -2,14 +2,20 @@
 
 from .chains import Knots, Strided
 from .lists import Constant, Reversed, Staircase, Times
+from .named import BetaQuantiles, Interpolated, PolyExponential, Polynomial, RestartGrid
 from .spaced import Grid, Karras, Quadratic, UniformLam, UniformTime
 
 __all__ = [
+    "BetaQuantiles",
     "Constant",
     "Grid",
+    "Interpolated",
     "Karras",
     "Knots",
+    "PolyExponential",
+    "Polynomial",
     "Quadratic",
+    "RestartGrid",
     "Reversed",
     "Staircase",
     "Strided",

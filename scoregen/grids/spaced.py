@@ -40,22 +40,23 @@ class _Spaced:
     def __call__(self, sde: SDE) -> Tensor:
         start = sde.t_max if self.start is None else self.start
         check_number("start", start, self.stop, sde.t_max * (1 + 1e-12), open_low=True)
-        leap = self.stop == 0 and self._leaps(sde)
-        stop = max(sde.t_min, 0.0) if leap else self.stop
+        lowest = self._lowest(sde) if self.stop == 0 else 0.0
+        leap = lowest > 0
+        stop = lowest if leap else self.stop
         if leap and self.steps == 1:
             return torch.tensor([start, 0.0], dtype=torch.float64)
         if start <= stop:
             raise ValueError(
-                f"start = {start:g} must lie above t_min = {sde.t_min:g}; take steps = 1 to leap "
-                "to the data at once"
+                f"start = {start:g} must lie above {stop:g}, where the last move begins; take "
+                "steps = 1 to leap to the data at once"
             )
         times = self.spaced(sde, start, stop, self.steps - leap)
         times[0], times[-1] = start, stop
         return torch.cat([times, times.new_zeros(1)]) if leap else times
 
-    def _leaps(self, sde: SDE) -> bool:
-        """Whether a last move from t_min to 0 is needed."""
-        return sde.t_min > 0
+    def _lowest(self, sde: SDE) -> float:
+        """Where the last move, to 0, begins; 0 when none is needed."""
+        return sde.t_min
 
     @abstractmethod
     def spaced(self, sde: SDE, start: float, stop: float, moves: int) -> Tensor:
@@ -101,7 +102,7 @@ class _Log(_Spaced):
 
     def __call__(self, sde: SDE) -> Tensor:
         start = sde.t_max if self.start is None else self.start
-        if not math.isinf(sde.level(start).lam):
+        if sde.level(start).lam != -math.inf:
             return super().__call__(sde)
         inner = start * (1 - self.margin)
         if self.steps == 1:
@@ -111,11 +112,17 @@ class _Log(_Spaced):
         )
         return torch.cat([rest.new_tensor([start]), rest])
 
-    def _leaps(self, sde: SDE) -> bool:
-        return True
+    def _lowest(self, sde: SDE) -> float:
+        if sde.t_min > 0:
+            return sde.t_min
+        if sde.level(sde.t_max).lam == -math.inf:
+            return self.margin * sde.t_max
+        raise ValueError(
+            f"{type(self).__name__} cannot reach t_min = 0, where log(alpha / sigma) is infinite; "
+            f"build the process with t_min > 0, or give the grid a stop > 0"
+        )
 
     def spaced(self, sde: SDE, start: float, stop: float, moves: int) -> Tensor:
-        stop = stop if stop > 0 else self.margin * sde.t_max
         ends = sde.lam(torch.tensor([start, stop], dtype=torch.float64))
         if not bool(torch.isfinite(ends).all()):
             raise ValueError(

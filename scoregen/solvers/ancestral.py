@@ -119,9 +119,9 @@ class DDIM(Solver):
         if s.sigma == 0:
             return p.x0, None
         if self.eta == 0:
-            return mix(s.alpha, p.x0, s.sigma, p.eps), None
+            return p.combine(s.alpha, s.sigma), None
         tau = self.eta * s.sigma * math.sqrt(-math.expm1(2 * (t.lam - s.lam)))
-        x = mix(s.alpha, p.x0, math.sqrt(s.sigma**2 - tau**2), p.eps)
+        x = p.combine(s.alpha, math.sqrt(s.sigma**2 - tau**2))
         return x.add(noise(x, t, s), alpha=tau), None
 
 

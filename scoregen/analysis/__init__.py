@@ -1,0 +1,30 @@
+"""The microscope: exact laws of samplers, observed orders, and truth on mixtures."""
+
+from .errors import ErrorRow, ErrorTable, analyse, gaussian_error, plot, table
+from .law import OutputLaw, is_affine, output_law
+from .orders import Order, PolynomialModel, ZigZag, last_move_defect, observed_order
+from .probe import NotAffineError, gaussian_model
+from .truth import ModeErrors, exact_flow, mode_errors, strong_error
+
+__all__ = [
+    "ErrorRow",
+    "ErrorTable",
+    "ModeErrors",
+    "NotAffineError",
+    "Order",
+    "OutputLaw",
+    "PolynomialModel",
+    "ZigZag",
+    "analyse",
+    "exact_flow",
+    "gaussian_error",
+    "gaussian_model",
+    "is_affine",
+    "last_move_defect",
+    "mode_errors",
+    "observed_order",
+    "output_law",
+    "plot",
+    "strong_error",
+    "table",
+]

@@ -1,0 +1,250 @@
+"""The commands; their signatures and docstrings are the command line's help."""
+
+from __future__ import annotations
+
+import io
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from .. import data
+from .._files import probe, write
+from ..analysis import analyse as run_analysis
+from ..analysis import table as analysis_table
+from ..compare import compare as run_comparison
+from ..compare import plot_samples
+from ..guidance import ClassifierFree
+
+from ..model import ScoreModel, ScoreNetwork
+from ..objectives import DenoisingScoreMatching
+from ..train import fit
+from . import specs
+from .inputs import BUNDLED, card_of, data_of, device_of, model_of, network_of
+
+
+def train(
+    out: Path,
+    source: str = BUNDLED,
+    *,
+    network: str = "",
+    process: str = "VPSDE",
+    parameterization: str = "V",
+    clock: str = "HalfLogSNR",
+    steps: int = 5000,
+    batch: int = 128,
+    lr: float = 2e-3,
+    ema: float = 0.999,
+    label_dropout: float = 0.1,
+    seed: int = 0,
+    device: str | None = None,
+) -> None:
+    """Train a score network and write a checkpoint; interrupted, the same command goes on.
+
+    Args:
+        out: folder of the checkpoint.
+        source: "digits", a 2-D target (rings, moons, checkerboard, swiss_roll, eight_gaussians),
+            or a file or folder of your own (.npy, .npz, .pt, .safetensors, idx, images).
+        network: such as "UNet(width=24)" or "MLP(hidden=256)"; chosen from the data if empty.
+        process: such as "VPSDE", "EDMSDE", "RectifiedSDE", "DiscreteVPSDE.linear(1000)".
+        parameterization: what the network predicts: V, Eps, X0, Velocity, Score, EDM(0.5).
+        clock: what it is told the time is: HalfLogSNR, Raw(1000.0), LogSigma, Index.
+        steps: optimiser steps.
+        batch: samples per step.
+        lr: peak learning rate.
+        ema: decay of the averaged weights.
+        label_dropout: share of labels replaced by the null class, for guidance.
+        seed: of initial weights, data order and noise.
+        device: cpu, cuda, ...; the best there is unless given.
+    """
+    content = data_of(source, "train", seed)
+    with torch.random.fork_rng():
+        torch.random.default_generator.manual_seed(seed)
+        net = network_of(network, content)
+    model = ScoreNetwork(
+        net,
+        specs.parse(process, "process"),
+        specs.parse(parameterization, "parameterization"),
+        specs.parse(clock, "clock"),
+    )
+    progress = fit(
+        model,
+        content,
+        DenoisingScoreMatching(),
+        steps=steps,
+        batch=min(batch, len(content)),
+        lr=lr,
+        seed=seed,
+        ema_decay=ema,
+        label_dropout=label_dropout,
+        out=out,
+        device=device_of(device),
+    )
+    last = None
+    for done in progress:
+        last = done
+    if last is not None:
+        print(f"loss {last.loss:.4f} after {last.step} steps")
+    print(f"checkpoint: {out}")
+
+
+def sample(
+    checkpoint: str = BUNDLED,
+    *,
+    sampler: str = "DPMSolverPP@UniformLam(20)",
+    count: int = 64,
+    label: int | None = None,
+    guidance: float = 1.0,
+    seed: int = 0,
+    out: Path = Path("runs/sample"),
+    device: str | None = None,
+) -> None:
+    """Draw samples: samples.npy and a picture.
+
+    Args:
+        checkpoint: a folder, or "digits" for the bundled network.
+        sampler: SOLVER@GRID, such as "DDIM(eta=0.5)@Karras(50)" or "Dopri5@Times(1.0, 0.0)".
+        count: how many.
+        label: class of all samples, for a class-conditional network.
+        guidance: classifier-free guidance scale: 0 unconditional, 1 conditional, more extrapolates.
+        seed: sample i depends only on the seed and i.
+        out: folder for samples.npy and samples.png.
+        device: cpu, cuda, ...
+    """
+    model: ScoreModel = model_of(checkpoint, device)
+    event = tuple(card_of(checkpoint)["event"])
+    name, drawn_by = specs.parse_sampler(sampler)
+    condition = {} if label is None else {"label": label}
+    if guidance != 1.0:
+        if label is None:
+            raise ValueError("guidance needs a --label to guide towards")
+        model = ClassifierFree(model, guidance)
+    x = drawn_by.sample(model, (count, *event), seed=seed, condition=condition, progress=True).cpu()
+    array = x.numpy()
+    content = io.BytesIO()
+    np.save(content, array, allow_pickle=False)
+    write(probe(out) / "samples.npy", content.getvalue())
+    plot_samples({(name, float(count)): x[:100]}, out / "samples.png", unit="samples")
+    print(f"samples: {out / 'samples.npy'} {tuple(x.shape)}\npicture: {out / 'samples.png'}")
+
+
+def compare(
+    sampler: tuple[str, ...] = (
+        "DDIM@UniformLam(10)",
+        "DPMSolverPP@UniformLam(10)",
+        "KarrasHeun@Karras(10)",
+        "Ancestral@UniformTime(10)",
+    ),
+    *,
+    checkpoint: str = BUNDLED,
+    source: str = BUNDLED,
+    steps: tuple[int, ...] = (5, 10, 20, 50),
+    metric: tuple[str, ...] = (),
+    samples: int = 1500,
+    seed: int = 0,
+    out: Path = Path("runs/compare"),
+    device: str | None = None,
+) -> None:
+    """Steps versus quality: a table, a plot and sample grids; interrupted, it goes on.
+
+    Args:
+        sampler: one or more [NAME=]SOLVER@GRID; the grid's count is set for each budget.
+        checkpoint: a folder, or "digits".
+        source: reference data, as in `scoregen train`.
+        steps: budgets of network evaluations per sample.
+        metric: such as "SlicedWasserstein(256)", "MMD"; for digits also "Frechet(digits_features)".
+        samples: how many per cell.
+        seed: shared by all samplers.
+        out: folder for results.csv, results.json, table.md, quality.png, samples.png.
+        device: cpu, cuda, ...
+    """
+    model = model_of(checkpoint, device)
+    reference = data_of(source, "train")
+    chosen = metric or (
+        ("Frechet(digits_features)", "SlicedWasserstein", "MMD")
+        if source == BUNDLED
+        else ("SlicedWasserstein", "MMD")
+    )
+    named = dict(specs.parse_sampler(s) for s in sampler)
+    if len(named) < len(sampler):
+        raise ValueError("two samplers have one name: write NAME=SOLVER@GRID")
+    condition = {}
+    if reference.label is not None and card_of(checkpoint)["net"]["arguments"].get("classes"):
+        rows = torch.arange(samples) % len(reference)
+        condition = {"label": reference.label[rows]}
+    result = run_comparison(
+        model,
+        named,
+        steps=steps,
+        metrics=[specs.parse(m, "metric") for m in chosen],
+        reference=reference.x,
+        floor=data_of(source, "test").x,
+        samples=samples,
+        seed=seed,
+        condition=condition,
+        out=out,
+    )
+    print(result.markdown())
+    print(f"table: {out / 'table.md'}\nplot: {out / 'quality.png'}\nsamples: {out / 'samples.png'}")
+
+
+def analyse(
+    sampler: tuple[str, ...],
+    *,
+    process: str = "VPSDE",
+    variances: tuple[float, ...] = (0.05, 0.5, 2.0),
+    steps: tuple[int, ...] = (8, 16, 32, 64, 128),
+    out: Path = Path("runs/analyse"),
+) -> None:
+    """The exact error of samplers on Gaussian data: no network, no Monte Carlo.
+
+    Args:
+        sampler: one or more [NAME=]SOLVER@GRID.
+        process: such as "VPSDE", "EDMSDE", "RectifiedSDE".
+        variances: eigenvalues of the data's covariance.
+        steps: numbers of moves.
+        out: folder for the table and the plot.
+    """
+    named = dict(specs.parse_sampler(s) for s in sampler)
+    sde = specs.parse(process, "process")
+    rows = run_analysis(named, sde, variances, steps, out)
+    print(analysis_table(rows))
+    print(f"written to {out}")
+
+
+def likelihood(
+    checkpoint: str = BUNDLED, *, count: int = 297, seed: int = 0, device: str | None = None
+) -> None:
+    """Bits per dimension of held-out digits: the bound, Hutchinson's and the exact estimate.
+
+    Args:
+        checkpoint: a folder, or "digits".
+        count: how many test digits.
+        seed: of dequantisation and probes.
+        device: cpu, cuda, ...
+    """
+    test = data.digits("test")
+    subset = replace(test, x=test.x[:count], label=None)
+    print(subset.name, seed)
+
+
+def info(checkpoint: str = BUNDLED) -> None:
+    """What a checkpoint is: its card, or the names that the command line knows.
+
+    Args:
+        checkpoint: a folder, "digits", or "names" for all solvers, grids, processes and metrics.
+    """
+    if checkpoint == "names":
+        for family in specs.FAMILIES:
+            print(f"{family}: {', '.join(specs.known_names(family))}")
+        return
+    model = model_of(checkpoint, "cpu")
+    print(json.dumps(card_of(checkpoint), indent=1))
+    count = sum(p.numel() for p in model.parameters())
+    first, last = model.sde.level(model.sde.t_min), model.sde.level(model.sde.t_max)
+    print(
+        f"{count:,} parameters; log(alpha / sigma) from {first.lam:.3g} at t_min = "
+        f"{model.sde.t_min:g} to {last.lam:.3g} at t_max = {model.sde.t_max:g}"
+    )

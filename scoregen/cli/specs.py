@@ -1,0 +1,151 @@
+"""Text into objects, without executing anything: `DDIM(eta=0.5)@Karras(20)`.
+
+The names are those of the public classes; arguments are literals, named constants such as HEUN, or
+other public classes.
+"""
+
+from __future__ import annotations
+
+import ast
+import difflib
+from collections.abc import Iterable
+from types import ModuleType
+from typing import Any
+
+from .. import chain, clocks, grids, metrics, networks, parameterization, processes, solvers
+from ..sampler import Sampler
+
+__all__ = ["known_names", "parse", "parse_sampler"]
+
+FAMILIES: dict[str, tuple[ModuleType, ...]] = {
+    "solver": (solvers,),
+    "grid": (grids,),
+    "process": (processes, chain),
+    "parameterization": (parameterization,),
+    "clock": (clocks,),
+    "metric": (metrics,),
+    "network": (networks,),
+}
+
+
+def _members(families: Iterable[str]) -> dict[str, Any]:
+    modules = [m for family in families for m in FAMILIES[family]]
+    return {name: getattr(m, name) for m in modules for name in m.__all__}
+
+
+def known_names(family: str) -> list[str]:
+    """Public names of a family that can be built: concrete classes and functions.
+
+    >>> "DDIM" in known_names("solver")
+    True
+    """
+    found = []
+    for name, member in _members([family]).items():
+        abstract = getattr(member, "__abstractmethods__", None)
+        module = getattr(member, "__module__", "").startswith("scoregen")
+        if isinstance(member, type) and module and not abstract:
+            found.append(name)
+    return sorted(found)
+
+
+def parse(text: str, family: str) -> Any:
+    """The object that a piece of text names, such as "Karras(20, rho=5)".
+
+    Args:
+        text: a public name, or a call of one with literal arguments.
+        family: which family it must belong to: solver, grid, process, parameterization, clock,
+            metric or network.
+
+    Raises:
+        ValueError: for an unknown name (the known ones are listed) or anything but a call.
+
+    >>> parse("Karras(20, rho=5.0)", "grid").rho
+    5.0
+    """
+    try:
+        tree = ast.parse(text.strip(), mode="eval").body
+    except SyntaxError as error:
+        raise ValueError(f"{text!r} is not of the form Name(arguments): {error.msg}") from error
+    scope = _members(FAMILIES)
+    allowed = set(_members([family]))
+    root = tree.func if isinstance(tree, ast.Call) else tree
+    name = root.value if isinstance(root, ast.Attribute) else root
+    if not isinstance(name, ast.Name):
+        raise ValueError(f"{text!r} must name a {family}, such as {known_names(family)[0]}(...)")
+    if name.id not in allowed:
+        known = known_names(family)
+        near = difflib.get_close_matches(name.id, known, 1, 0.5)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise ValueError(f"no {family} is called {name.id!r}{hint} Known: {', '.join(known)}")
+    if isinstance(tree, ast.Name | ast.Attribute):
+        tree = ast.Call(func=tree, args=[], keywords=[])
+    try:
+        return _build(tree, scope)
+    except TypeError as error:
+        raise ValueError(f"{text!r}: {error}") from error
+
+
+def _build(node: ast.expr, scope: dict[str, Any]) -> Any:
+    if isinstance(node, ast.Call):
+        if any(k.arg is None for k in node.keywords) or any(
+            isinstance(a, ast.Starred) for a in node.args
+        ):
+            raise ValueError("arguments are written out one by one, without * or **")
+        maker = _maker(node.func, scope)
+        named = {str(k.arg): _build(k.value, scope) for k in node.keywords}
+        return maker(*(_build(a, scope) for a in node.args), **named)
+    if isinstance(node, ast.Name):
+        if node.id == "inf":
+            return float("inf")
+        if node.id in scope:
+            return scope[node.id]
+        raise ValueError(f"unknown name {node.id!r}; known: {', '.join(sorted(scope))}")
+    if isinstance(node, ast.Tuple | ast.List):
+        return tuple(_build(e, scope) for e in node.elts)
+    try:
+        return ast.literal_eval(node)
+    except ValueError:
+        raise ValueError(
+            f"{ast.unparse(node)!r} is neither a literal nor a public name of scoregen"
+        ) from None
+
+
+def _maker(node: ast.expr, scope: dict[str, Any]) -> Any:
+    if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+        owner = scope.get(node.value.id)
+        maker = vars(owner).get(node.attr) if isinstance(owner, type) else None
+        if not isinstance(maker, classmethod) or node.attr.startswith("_"):
+            raise ValueError(f"{ast.unparse(node)!r} is no constructor of scoregen")
+        return getattr(owner, node.attr)
+    maker = scope.get(node.id) if isinstance(node, ast.Name) else None
+    if not isinstance(maker, type):
+        raise ValueError(
+            f"{ast.unparse(node)!r} is no class of scoregen; known: {', '.join(sorted(scope))}"
+        )
+    return maker
+
+
+def parse_sampler(text: str) -> tuple[str, Sampler]:
+    """A name and a sampler from `[name=]SOLVER@GRID`.
+
+    Raises:
+        ValueError: if the text is not of that form, or names nothing known.
+
+    >>> parse_sampler("ours=DDIM(eta=0.5)@Karras(20)")[0]
+    'ours'
+    >>> parse_sampler("DDIM@Karras(20)")[0]
+    'DDIM@Karras'
+    """
+    label, body = "", text
+    head, equals, tail = text.partition("=")
+    if equals and head.strip().replace("-", "_").replace("+", "_").isidentifier():
+        label, body = head.strip(), tail
+    solver, at, grid = body.partition("@")
+    if not at:
+        raise ValueError(
+            f"a sampler is written SOLVER@GRID, such as DDIM(eta=0.5)@Karras(20); got {text!r}"
+        )
+    sampler = Sampler(parse(solver, "solver"), parse(grid, "grid"))
+    if not label:
+        label = f"{solver.strip()}@{grid.partition('(')[0].strip()}"
+    return label, sampler

@@ -1,0 +1,17 @@
+"""Steps versus quality: one network, several samplers, a table and a plot."""
+
+from .plan import Cell, plan
+from .report import plot_quality, plot_samples
+from .run import Comparison, compare
+from .table import Row, markdown
+
+__all__ = [
+    "Cell",
+    "Comparison",
+    "Row",
+    "compare",
+    "markdown",
+    "plan",
+    "plot_quality",
+    "plot_samples",
+]

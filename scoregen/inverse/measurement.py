@@ -1,0 +1,119 @@
+"""A linear measurement with Gaussian noise, and the linear algebra that its methods share."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .._checks import check_finite, check_number
+
+__all__ = ["LinearMeasurement"]
+
+
+class LinearMeasurement:
+    """y = A x + noise n, n ~ N(0, I): inpainting, colourisation, deblurring, averages.
+
+    A sees the sample flattened. Calling the measurement applies A. The algebra is done in float64
+    in the eigenbasis of A A^T, once.
+
+    Args:
+        matrix: A, shape (m, d).
+        y: what was measured, shape (m,), or (batch, m) with one per sample.
+        noise: standard deviation of the noise, at least 0.
+
+    Raises:
+        ValueError: for shapes that do not fit, values that are not finite, or no noise on rows
+            that depend on one another.
+
+    >>> average = LinearMeasurement(torch.tensor([[0.5, 0.5]]), torch.tensor([2.0]), 0.1)
+    >>> average(torch.tensor([[1.0, 2.0]]))
+    tensor([[1.5000]])
+    """
+
+    def __init__(self, matrix: Tensor, y: Tensor, noise: float):
+        if matrix.dim() != 2:
+            raise ValueError(f"the matrix must have shape (m, d), got {tuple(matrix.shape)}")
+        if y.dim() not in (1, 2) or y.shape[-1] != len(matrix):
+            raise ValueError(
+                f"y must have shape ({len(matrix)},) or (batch, {len(matrix)}), one entry per row "
+                f"of the matrix, got {tuple(y.shape)}"
+            )
+        check_finite("the matrix", matrix)
+        check_finite("y", y)
+        self.noise = check_number("noise", noise, 0.0, math.inf, open_high=True)
+        self.matrix, self.y = matrix.double(), y.double()
+        self._values, self._vectors = torch.linalg.eigh(self.matrix @ self.matrix.mT)
+        least = float(self._values.min()) if len(matrix) else 1.0
+        if self.noise == 0 and least <= 1e-12 * float(self._values.max()):
+            raise ValueError(
+                "without noise the rows of the matrix must be independent; drop the redundant "
+                "ones, or say how noisy they are"
+            )
+
+    @classmethod
+    def mask(cls, mask: Tensor, known: Tensor, noise: float) -> LinearMeasurement:
+        """Inpainting: the coordinates where the mask is True are seen.
+
+        Args:
+            mask: boolean, shape event.
+            known: shape event, or (batch, *event); only what the mask shows is read.
+            noise: standard deviation of the noise, at least 0.
+        """
+        if mask.dtype != torch.bool or known.shape[known.dim() - mask.dim() :] != mask.shape:
+            raise ValueError(
+                f"the mask must be boolean and shaped like one sample, got {mask.dtype} "
+                f"{tuple(mask.shape)} beside known values of shape {tuple(known.shape)}"
+            )
+        rows = torch.eye(mask.numel(), dtype=torch.float64)[mask.flatten().cpu()]
+        return cls(rows, known[..., mask], noise)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """A x, shape (batch, m)."""
+        return self._flat(x) @ self.matrix.to(x).mT
+
+    def transposed(self, u: Tensor, like: Tensor) -> Tensor:
+        """A^T u for u of shape (batch, m), shaped like a batch of samples."""
+        return (u.double() @ self.matrix.to(u.device)).to(like.dtype).reshape(like.shape)
+
+    def residual(self, x: Tensor) -> Tensor:
+        """y - A x, shape (batch, m), in float64."""
+        if self.y.dim() == 2 and len(self.y) != len(x):
+            raise ValueError(
+                f"the measurement holds {len(self.y)} samples' y and the batch {len(x)} samples; "
+                "give one y for all, or one per sample"
+            )
+        seen = self._flat(x).double() @ self.matrix.to(x.device).mT
+        return self.y.to(x.device) - seen
+
+    def solve(self, u: Tensor, spread2: Any, ridge: float) -> Tensor:
+        """(spread2 A A^T + ridge I)^-1 u for u of shape (batch, m)."""
+        vectors = self._vectors.to(u.device)
+        values = _column(spread2) * self._values.to(u.device) + ridge
+        return ((u.double() @ vectors) / values) @ vectors.mT
+
+    def log_prob(self, x0: Tensor, spread2: Any = 0.0) -> Tensor:
+        """log N(y; A x0, spread2 A A^T + noise^2 I), shape (batch,), in nats."""
+        values = _column(spread2) * self._values.to(x0.device) + self.noise**2
+        u = self.residual(x0) @ self._vectors.to(x0.device)
+        terms = u.square() / values + values.log() + math.log(2 * math.pi)
+        return (-0.5 * terms.sum(1)).to(x0.dtype)
+
+    def proximal(self, x0: Tensor, ridge: float) -> Tensor:
+        """argmin_x |y - A x|^2 + ridge |x - x0|^2, shaped like x0; ridge 0 projects."""
+        return x0 + self.transposed(self.solve(self.residual(x0), 1.0, ridge), x0)
+
+    def _flat(self, x: Tensor) -> Tensor:
+        flat = x.reshape(len(x), math.prod(x.shape[1:]))
+        if flat.shape[1] != self.matrix.shape[1]:
+            raise ValueError(
+                f"the matrix takes {self.matrix.shape[1]} coordinates, got samples of shape "
+                f"{tuple(x.shape[1:])} with {flat.shape[1]}"
+            )
+        return flat
+
+
+def _column(value: Any) -> Any:
+    return value.double().reshape(-1, 1) if isinstance(value, Tensor) else value

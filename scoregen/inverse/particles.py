@@ -1,0 +1,132 @@
+"""Twisted sequential Monte Carlo: the posterior, exactly, as particles grow."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.special import ndtr
+
+from .._checks import check_choice, check_number
+from ..guidance.gradients import denoised
+from ..model import ScoreModel
+from ..noise import Noise
+from ..prediction import mix
+from ..sde import Level
+from ..solvers.ancestral import posterior
+from ..solvers.base import Solver
+from .measurement import LinearMeasurement
+from .models import isotropic_spread
+
+__all__ = ["Particles", "TwistedSMC"]
+
+
+class Particles(NamedTuple):
+    """What a population carries from move to move.
+
+    Attributes:
+        log_weights: shape (batch,), without the twist of the current state.
+        log_evidence: scalar tensor, log p(y) as estimated so far (the weights' part is still out).
+        effective: effective number of particles before the last resampling, a scalar tensor.
+
+    >>> Particles(torch.zeros(4), torch.tensor(0.0), torch.tensor(4.0)).effective
+    tensor(4.)
+    """
+
+    log_weights: Tensor
+    log_evidence: Tensor
+    effective: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class TwistedSMC(Solver):
+    """The twisted diffusion sampler (Wu et al. 2023, 2306.17775): the batch is the population.
+
+    Particles move by N(mean + variance grad log p~(y | x_t), variance), where the twist
+    p~(y | x_t) = N(y; A x0_hat, r^2 A A^T + noise^2 I), and carry the weights that make up for it:
+    p(x_s | x_t) p~(y | x_s) / (p~(y | x_t) q(x_s | x_t, y)). At the data the twist is the
+    likelihood itself, so as particles grow the output is the posterior of the chain that
+    `Ancestral(variance)` samples on the same grid. Systematic resampling where the effective number
+    falls below `threshold` times the particles, and once at the end, so the samples returned are
+    equally likely. Samples of one run depend on one another; independent answers need independent
+    runs.
+
+    Args:
+        measurement: y = A x + noise, with one y and some noise.
+        prior_variance: v in r^2 = v sigma^2 / (alpha^2 v + sigma^2); only the variance of the
+            weights depends on it.
+        variance: of the chain's moves, "small" or "large".
+        threshold: share of effective particles below which they are resampled, in [0, 1].
+
+    >>> from scoregen import Gaussian, Sampler, UniformTime, VPSDE
+    >>> seen = LinearMeasurement(torch.eye(2)[:1], torch.tensor([1.0]), 0.5)
+    >>> model = Gaussian(VPSDE(), torch.zeros(2), 1.0)
+    >>> Sampler(TwistedSMC(seen), UniformTime(20)).sample(model, (64, 2), seed=0).shape
+    torch.Size([64, 2])
+    """
+
+    measurement: LinearMeasurement
+    prior_variance: float = 1.0
+    variance: Literal["small", "large"] = "small"
+    threshold: float = 0.5
+    nfe = 2  # the evaluation, and one product with its Jacobian
+
+    def __post_init__(self) -> None:
+        check_number("prior_variance", self.prior_variance, 0.0, math.inf, open_low=True)
+        check_choice("variance", self.variance, ("small", "large"))
+        check_number("threshold", self.threshold, 0.0, 1.0)
+        if self.measurement.y.dim() != 1 or self.measurement.noise == 0:
+            raise ValueError(
+                "the population has one posterior: give one y of shape (m,), with noise > 0"
+            )
+
+    def step(
+        self, model: ScoreModel, x: Tensor, t: Level, s: Level, state: Any, noise: Noise
+    ) -> tuple[Tensor, Any]:
+        seen = self.measurement
+        p, pull = denoised(model, x, t, {})
+        spread2 = isotropic_spread(t, self.prior_variance)
+        residual = seen.residual(p.x0)
+        weighed = seen.solve(residual, spread2, seen.noise**2)
+        slope = pull(seen.transposed(weighed, x))
+        twist = seen.log_prob(p.x0, spread2)
+        zero = x.new_zeros(())
+        if state is None:
+            state = Particles(x.new_zeros(len(x)), zero, zero)
+        logs = state.log_weights + twist
+        last = s.sigma == 0
+        if last:  # the chain's last move is certain, and the twist there is the likelihood
+            logs = logs + seen.log_prob(p.x0) - twist
+        count = (2 * logs.logsumexp(0) - (2 * logs).logsumexp(0)).exp()
+        chosen = _systematic(logs, noise(x.new_zeros(len(x)), t, t))
+        again = (
+            torch.full_like(count, True) if last else (count < self.threshold * len(x)).to(count)
+        )
+        keep = torch.arange(len(x), device=x.device)
+        index = torch.where(again.bool(), chosen, keep)
+        mean_weight = logs.logsumexp(0) - math.log(max(len(x), 1))
+        evidence = state.log_evidence + again * mean_weight
+        logs = torch.where(again.bool(), zero, logs)
+        if last:
+            return p.x0[index], Particles(logs, evidence, count)
+        c0, c1, small, large = posterior(t, s)
+        variance = small if self.variance == "small" else large
+        mean, push, twist = mix(c1, x, c0, p.x0)[index], variance * slope[index], twist[index]
+        z = math.sqrt(variance) * noise(x, t, s)
+        # log p(x_s | x_t) - log q(x_s | x_t, y), of which only the cross terms stay
+        gap = (z.square() - (z + push).square()).reshape(len(x), math.prod(x.shape[1:]))
+        ratio = gap.sum(1) / (2 * variance)
+        return mean + push + z, Particles(logs + ratio - twist, evidence, count)
+
+
+def _systematic(logs: Tensor, z: Tensor) -> Tensor:
+    """Indices of one draw of systematic resampling, from a normal draw whose first entry counts."""
+    count = len(logs)
+    if count == 0:
+        return torch.zeros(0, dtype=torch.long, device=logs.device)
+    share = logs.double().softmax(0).cumsum(0)
+    points = (torch.arange(count, device=logs.device) + ndtr(z[0].double())) / count
+    return torch.searchsorted(share, points).clamp(max=count - 1)

@@ -1,0 +1,44 @@
+"""Objectives: one loss per sample, (model, x0, *, generator, **condition) -> (batch,)."""
+
+from .contrastive import (
+    ContrastiveDivergence,
+    NoiseContrastive,
+    PersistentContrastiveDivergence,
+    ReplayBuffer,
+)
+from .denoising import DenoisingScoreMatching, Objective
+from .implicit import ImplicitScoreMatching
+from .laws import (
+    AtKnots,
+    Stratified,
+    TimeLaw,
+    UniformLamLaw,
+    UniformLaw,
+)
+from .normal import LogitNormal, LogNormalSigma
+from .sliced import SlicedScoreMatching
+from .weights import EDMWeight, Likelihood, MinSNR, Simple, Unit, Weight
+
+__all__ = [
+    "ContrastiveDivergence",
+    "ImplicitScoreMatching",
+    "NoiseContrastive",
+    "PersistentContrastiveDivergence",
+    "ReplayBuffer",
+    "SlicedScoreMatching",
+    "AtKnots",
+    "DenoisingScoreMatching",
+    "EDMWeight",
+    "Likelihood",
+    "LogNormalSigma",
+    "LogitNormal",
+    "MinSNR",
+    "Objective",
+    "Simple",
+    "Stratified",
+    "TimeLaw",
+    "UniformLamLaw",
+    "UniformLaw",
+    "Unit",
+    "Weight",
+]

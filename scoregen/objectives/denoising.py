@@ -1,0 +1,107 @@
+"""Denoising score matching: the loss of DDPM, score SDEs, EDM and flow matching."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .._checks import check_same_shape, check_state
+from ..model import ScoreModel
+from ..processes import StaticSDE
+from ..sde import Level
+from .laws import TimeLaw, UniformLaw
+from .weights import Simple, Weight
+
+__all__ = ["DenoisingScoreMatching", "Objective"]
+
+Objective = Callable[..., Tensor]
+"""(model, x0, *, generator, **condition) -> one loss per sample, shape (batch,)."""
+
+
+@dataclass(frozen=True)
+class DenoisingScoreMatching:
+    """Squared error of what the model says about alpha x0 + sigma eps, at random times.
+
+        loss = w(t) (norm(x0 - x0_hat)^2 + norm(eps - eps_hat)^2),  t ~ law,  eps ~ N(0, I)
+
+    Summed over the coordinates of a sample, so with `Likelihood` it is in nats. With `UniformLaw`
+    and `Simple`, the defaults, it is L_simple of Ho et al. (2020, 2006.11239); with
+    `LogNormalSigma` and `EDMWeight` the loss of EDM (2206.00364); with `Unit()` on a velocity
+    network flow matching (2210.02747). The same weight, times and noise give the same loss in
+    every parameterization. (Vincent 2011, doi:10.1162/NECO_a_00142.)
+
+    Args:
+        law: the law of t.
+        weight: what each level counts.
+
+    >>> from scoregen import Gaussian, VPSDE
+    >>> model = Gaussian(VPSDE(), torch.zeros(2), 1.0)
+    >>> loss = DenoisingScoreMatching()
+    >>> loss(model, torch.zeros(5, 2), generator=torch.Generator().manual_seed(0)).shape
+    torch.Size([5])
+    """
+
+    law: TimeLaw = field(default_factory=UniformLaw)
+    weight: Weight = field(default_factory=Simple)
+
+    def __call__(
+        self, model: ScoreModel, x0: Tensor, *, generator: torch.Generator, **condition: Any
+    ) -> Tensor:
+        """One loss per sample, shape (batch,).
+
+        Args:
+            model: any score model.
+            x0: clean data, shape (batch, *event).
+            generator: source of the times and of the noise.
+            **condition: passed on to the model.
+
+        Raises:
+            ValueError: if the model learns its variance too, which this loss would not train, or
+                the process has no noise.
+        """
+        check_state(x0, "x0")
+        if isinstance(model.sde, StaticSDE):
+            raise ValueError(
+                "StaticSDE has no noise to remove; train a time-free energy with another objective"
+            )
+        t = self.law(model.sde, len(x0), generator).to(x0.device)
+        eps = torch.randn(
+            x0.shape, generator=generator, dtype=x0.dtype, device=generator.device
+        ).to(x0.device)
+        loss, spread = self._measure(model, x0, t, eps, condition)
+        if spread is not None:
+            raise ValueError(
+                "denoising score matching gives no gradient to a learned variance; train it with "
+                "a variational objective, or leave LearnedVariance out"
+            )
+        return loss
+
+    def at(self, model: ScoreModel, x0: Tensor, t: Tensor, eps: Tensor, **condition: Any) -> Tensor:
+        """The loss at given times and noise, shape (batch,): a pure function, and no law is drawn.
+
+        A learned variance is ignored here, so that a hybrid loss can add its own term for it.
+
+        Args:
+            model: any score model.
+            x0: clean data, shape (batch, *event).
+            t: one time per sample, shape (batch,).
+            eps: noise shaped like x0.
+        """
+        check_same_shape("eps", eps, x0)
+        return self._measure(model, x0, t, eps, condition)[0]
+
+    def _measure(
+        self, model: ScoreModel, x0: Tensor, t: Tensor, eps: Tensor, condition: dict[str, Any]
+    ) -> tuple[Tensor, Tensor | None]:
+        level = model.sde.level_of(t, x0)
+        said = model(level.alpha * x0 + level.sigma * eps, level, **condition)
+        # v carries both errors: v - v_hat = sqrt(alpha^2 + sigma^2) times the pair of them
+        error = said.v - (level.alpha * eps - level.sigma * x0)
+        exact: Level = model.sde.level_of(t.double(), t.double())
+        weight = self.weight(model, exact, self.law) / (exact.alpha**2 + exact.sigma**2)
+        squared = error.square().flatten(1).sum(1) if error.dim() > 1 else error.square()
+        return weight.to(squared.dtype) * squared, said.spread

@@ -1,0 +1,260 @@
+"""Shared cases: an instance of every member of every family, exact models, exact output laws."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable, Iterable
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import scoregen
+from scoregen import (
+    SDE,
+    Constant,
+    DiscreteVESDE,
+    DiscreteVPSDE,
+    Gaussian,
+    GaussianMixture,
+    Level,
+    Parameterization,
+    Prediction,
+    ReplayNoise,
+    Sampler,
+    ScoreModel,
+    Solver,
+    Times,
+    UniformLam,
+    UniformTime,
+    chain,
+    clocks,
+    grids,
+    parameterization,
+    processes,
+    solvers,
+)
+
+F64 = torch.float64
+SHAPES: list[tuple[int, ...]] = [(), (2,), (3,), (17,), (1, 8, 8), (3, 32, 32)]
+
+# Instances beyond `Class()`, or where the class has no defaults. A new class whose arguments all
+# have defaults needs no line here; one that has not needs one.
+SPECIAL: dict[str, Callable[[], list[Any]]] = {
+    "CosineVPSDE": lambda: [processes.CosineVPSDE(), processes.CosineVPSDE(s=0.0, t_max=1.0)],
+    "VPSDE": lambda: [processes.VPSDE(), processes.VPSDE(0.5, 3.0, t_max=2.0)],
+    "DiscreteVPSDE": lambda: [
+        DiscreteVPSDE.linear(1000),
+        DiscreteVPSDE.cosine(20),
+        DiscreteVPSDE((0.5, 0.9)),
+    ],
+    "DiscreteVESDE": lambda: [DiscreteVESDE.geometric(10, 0.01, 5.0)],
+    "EDM": lambda: [parameterization.EDM(), parameterization.EDM(1.3)],
+    "Raw": lambda: [clocks.Raw(), clocks.Raw(1000.0)],
+    "Index": lambda: [clocks.Index(), clocks.Index(fractional=True)],
+    "UniformTime": lambda: [grids.UniformTime(5), grids.UniformTime(3, stop=0.5)],
+    "UniformLam": lambda: [grids.UniformLam(5)],
+    "Quadratic": lambda: [grids.Quadratic(5)],
+    "Karras": lambda: [grids.Karras(5), grids.Karras(5, rho=3.0)],
+    "Constant": lambda: [grids.Constant(0.5, 3)],
+    "Staircase": lambda: [grids.Staircase(4, 2), grids.Staircase(4, 2, denoise=True)],
+    "Strided": lambda: [grids.Strided(2, s) for s in ("trailing", "leading", "linspace")],
+    "Times": lambda: [grids.Times(0.9, 0.5, 0.0)],
+    "Reversed": lambda: [grids.Reversed(grids.UniformTime(5))],
+    "BetaQuantiles": lambda: [grids.BetaQuantiles(5)],
+    "Interpolated": lambda: [grids.Interpolated((0.9, 0.3, 0.1, 0.0), 6)],
+    "PolyExponential": lambda: [grids.PolyExponential(5)],
+    "Polynomial": lambda: [grids.Polynomial(5)],
+    "RestartGrid": lambda: [grids.RestartGrid(grids.UniformTime(4), low=0.25, high=0.75)],
+    "BAOAB": lambda: [solvers.BAOAB(0.05)],
+    "OBABO": lambda: [solvers.OBABO(0.05)],
+    "HMC": lambda: [solvers.HMC(0.05, leaps=3)],
+    "MALA": lambda: [solvers.MALA(0.02)],
+    "DualAveraging": lambda: [solvers.DualAveraging(solvers.MALA(0.02), warmup=3)],
+    "SGLD": lambda: [solvers.SGLD(0.01)],
+    "DDIM": lambda: [scoregen.DDIM(), scoregen.DDIM(0.5), scoregen.DDIM(1.0)],
+    "Ancestral": lambda: [scoregen.Ancestral("small"), scoregen.Ancestral("large")],
+    "ProbabilityFlow": lambda: [
+        scoregen.ProbabilityFlow(tableau)
+        for tableau in (scoregen.EULER, scoregen.MIDPOINT, scoregen.HEUN, scoregen.RK4)
+    ],
+    "KarrasHeun": lambda: [scoregen.KarrasHeun(), scoregen.KarrasHeun(churn=0.2)],
+    "Langevin": lambda: [scoregen.Langevin(1e-3), scoregen.Langevin(scoregen.NCSNStep(0.01, 1.0))],
+}
+# Solvers that need a model of their own kind; their own tests run them.
+APART = {"SGLD": "a sum over data rows"}
+MISSING: list[str] = []
+
+
+def _accepts_nothing(cls: type) -> bool:
+    parameters = list(inspect.signature(cls).parameters.values())
+    return all(p.default is not p.empty or p.kind is p.VAR_POSITIONAL for p in parameters)
+
+
+def family(module: ModuleType, base: type | None = None) -> list[Any]:
+    """Instances of every concrete class in a module's `__all__`."""
+    found: list[Any] = []
+    for name in module.__all__:
+        cls = getattr(module, name)
+        if not inspect.isclass(cls) or inspect.isabstract(cls):
+            continue
+        if base is not None and not issubclass(cls, base):
+            continue
+        if name in SPECIAL:
+            found += SPECIAL[name]()
+        elif _accepts_nothing(cls):
+            found.append(cls())
+        else:
+            MISSING.append(
+                f'{module.__name__}.{name}: add "{name}": lambda: [{name}(...)] to SPECIAL in '
+                "tests/cases.py"
+            )
+    return found
+
+
+SDES: list[SDE] = family(processes, SDE) + family(chain, SDE)
+NOISY = [sde for sde in SDES if not isinstance(sde, processes.StaticSDE)]
+CONTINUOUS = [sde for sde in NOISY if not isinstance(sde, chain.Chain)]
+PARAMETERIZATIONS: list[Parameterization] = family(parameterization, Parameterization)
+CLOCKS: list[Any] = family(clocks)
+GRIDS: list[Any] = family(grids)
+SOLVERS: list[Solver] = family(solvers, Solver)
+
+
+def name(thing: object) -> str:
+    """A short identifier for a parametrised test."""
+    text = repr(thing)
+    for tableau in (scoregen.EULER, scoregen.MIDPOINT, scoregen.HEUN, scoregen.RK4):
+        text = text.replace(repr(tableau), tableau.name)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def tensor(*values: float) -> Tensor:
+    return torch.tensor(values, dtype=F64)
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def normal(*shape: int, seed: int = 0, dtype: torch.dtype = F64) -> Tensor:
+    return torch.randn(shape, generator=generator(seed), dtype=dtype)
+
+
+def gaussian(sde: SDE, variance: float = 0.25, mean: float = 0.0, event: Any = (1,)) -> Gaussian:
+    return Gaussian(sde, torch.full(event, mean, dtype=F64), variance)
+
+
+def mixture(sde: SDE) -> GaussianMixture:
+    """Three unequal components in the plane, one of them slanted."""
+    covariances = torch.tensor(
+        [[[0.3, 0.1], [0.1, 0.2]], [[0.1, 0], [0, 0.1]], [[0.5, -0.2], [-0.2, 0.4]]]
+    )
+    means = torch.tensor([[-1.5, 0.2], [1.0, 1.0], [0.5, -1.2]])
+    return GaussianMixture(sde, tensor(0.2, 0.5, 0.3), means, covariances)
+
+
+def inner_times(sde: SDE, count: int = 7) -> Tensor:
+    """Times strictly inside the domain, off the knots, clear of both ends."""
+    low = max(sde.t_min, 0.013 * sde.t_max)
+    return torch.linspace(1.1 * low, 0.9533771 * sde.t_max, count, dtype=F64)
+
+
+def grid_for(solver: Solver, sde: SDE, steps: int = 5) -> Any:
+    """A grid that the solver can walk on the process, away from zero signal."""
+    if solver.moves == "stay":
+        return Constant(0.5 * sde.t_max, steps)
+    if solver.nfe is None and solver.moves != "turns":  # chooses its own steps
+        return Times(0.95 * sde.t_max, 0.0)
+    if solver.moves == "turns":
+        return Times(*(f * sde.t_max for f in (0.9, 0.5, 0.7, 0.3)), 0.0)
+    return UniformTime(steps, start=0.95 * sde.t_max)
+
+
+def suits(solver: Solver, sde: SDE) -> bool:
+    """Whether a solver has a meaning on a process: without noise only MCMC has."""
+    if type(solver).__name__ in APART:
+        return False
+    return solver.moves == "stay" or not isinstance(sde, processes.StaticSDE)
+
+
+class Silent:
+    """Counts draws and answers zeros."""
+
+    def __init__(self) -> None:
+        self.draws = 0
+
+    def __call__(self, like: Tensor, t: Level, s: Level) -> Tensor:
+        self.draws += 1
+        return torch.zeros_like(like)
+
+
+def response(sampler: Sampler, model: ScoreModel) -> tuple[float, float, Tensor]:
+    """(offset, gain of x, gains of the draws) of a sampler that is affine, in one coordinate."""
+    silent = Silent()
+    sampler.run(model, torch.zeros(1, 1, dtype=F64), noise=silent)
+    rows = silent.draws + 2
+    x = torch.zeros(rows, 1, dtype=F64)
+    x[1] = 1
+    draws = []
+    for k in range(silent.draws):
+        z = torch.zeros(rows, 1, dtype=F64)
+        z[2 + k] = 1
+        draws.append(z)
+    out = sampler.run(model, x, noise=ReplayNoise(draws)).flatten()
+    return float(out[0]), float(out[1] - out[0]), out[2:] - out[0]
+
+
+def output_variance(sampler: Sampler, model: ScoreModel, start: float) -> float:
+    """Variance of the output when x starts with variance `start`."""
+    _, gain, gains = response(sampler, model)
+    return gain**2 * start + float((gains**2).sum())
+
+
+def zigzag(sde: SDE, first: float, last: float, steps: int, ratio: float = 3.0) -> Times:
+    """Steps in log(alpha / sigma) of lengths ratio, 1, ratio, 1, ..."""
+    lams = sde.lam(tensor(first, last)).tolist()
+    lengths = torch.tensor([ratio if i % 2 == 0 else 1.0 for i in range(steps)], dtype=F64)
+    walked = torch.cat([torch.zeros(1, dtype=F64), lengths.cumsum(0)]) / lengths.sum()
+    times = sde.time(lams[0] + (lams[1] - lams[0]) * walked).tolist()
+    return Times(first, *times[1:-1], last)
+
+
+def ladder(sde: SDE, first: float, last: float, kind: str, steps: int) -> Any:
+    """Grids between two interior times on which orders are measured."""
+    if kind == "zigzag":
+        return zigzag(sde, first, last, steps)
+    rule = {"time": UniformTime, "lam": UniformLam, "karras": scoregen.Karras}[kind]
+    return rule(steps, start=first, stop=last)
+
+
+class Fixed(ScoreModel):
+    """A model whose x0 is a function of the level alone, or whatever it is told."""
+
+    def __init__(self, sde: SDE, x0: Callable[[Tensor, Level], Tensor]) -> None:
+        super().__init__()
+        self.sde, self.rule = sde, x0
+
+    def predict(self, x: Tensor, t: Level, **condition: Any) -> Prediction:
+        return Prediction(self.sde, t, x, x0=self.rule(x, t))
+
+
+class Spy(ScoreModel):
+    """Passes on to a model and keeps the times it was asked at."""
+
+    def __init__(self, model: ScoreModel) -> None:
+        super().__init__()
+        self.model, self.sde = model, model.sde
+        self.times: list[float] = []
+
+    def predict(self, x: Tensor, t: Level, **condition: Any) -> Prediction:
+        self.times.append(t.t)
+        return self.model.predict(x, t, **condition)
+
+
+def slope(errors: Iterable[float]) -> float:
+    """Observed order between the last two of a ladder that doubles the steps."""
+    *_, coarse, fine = errors
+    return math.log2(coarse / fine)

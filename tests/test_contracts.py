@@ -1,0 +1,282 @@
+"""Contracts over whole families: whatever an `__all__` exports is held to them."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import math
+from typing import Any
+
+import cases
+import pytest
+import torch
+from cases import (
+    CLOCKS,
+    F64,
+    GRIDS,
+    NOISY,
+    PARAMETERIZATIONS,
+    SDES,
+    SHAPES,
+    SOLVERS,
+    gaussian,
+    grid_for,
+    inner_times,
+    mixture,
+    name,
+    normal,
+    suits,
+)
+
+import scoregen
+from scoregen import (
+    EDMSDE,
+    SDE,
+    VPSDE,
+    Counted,
+    DiscreteVPSDE,
+    Parameterization,
+    RectifiedSDE,
+    Sampler,
+    ScoreModel,
+    ScoreNetwork,
+    Solver,
+    StaticSDE,
+    chain,
+    clocks,
+    grids,
+    parameterization,
+    processes,
+    solvers,
+)
+
+EVERYTHING = [*SDES, *GRIDS, *PARAMETERIZATIONS, *CLOCKS, *SOLVERS]
+PLACES = [VPSDE(), EDMSDE(t_max=10.0), RectifiedSDE(), DiscreteVPSDE.linear(100), StaticSDE()]
+RUNNABLE = [s for s in SOLVERS if type(s).__name__ not in cases.APART]
+each_solver = pytest.mark.parametrize("solver", RUNNABLE, ids=name)
+each_place = pytest.mark.parametrize("sde", PLACES, ids=name)
+
+
+def data(sde: SDE, event: tuple[int, ...] = (2,)) -> ScoreModel:
+    return gaussian(sde, 0.3, 0.4, event)
+
+
+def run_of(solver: Solver, sde: SDE, shape: tuple[int, ...], **options: Any) -> torch.Tensor:
+    if not suits(solver, sde):
+        pytest.skip("needs noise to take away")
+    sampler = Sampler(solver, grid_for(solver, sde, 4))
+    return sampler.sample(data(sde, shape[1:]), shape, seed=7, **options)
+
+
+def test_every_exported_class_has_an_instance() -> None:
+    assert cases.MISSING == [], "\n".join(cases.MISSING)
+
+
+@pytest.mark.parametrize(
+    ("module", "made"),
+    [
+        (processes, SDES),
+        (chain, SDES),
+        (grids, GRIDS),
+        (parameterization, PARAMETERIZATIONS),
+        (clocks, CLOCKS),
+        (solvers, SOLVERS),
+    ],
+    ids=lambda m: getattr(m, "__name__", ""),
+)
+def test_families_are_collected_from_their_lists(module: Any, made: list[Any]) -> None:
+    bases = (SDE, Parameterization, Solver)
+    base = next((b for b in bases if isinstance(made[0], b)), None)
+    kinds = {type(thing) for thing in made}
+    for exported in module.__all__:
+        cls = getattr(module, exported)
+        if (
+            inspect.isclass(cls)
+            and not inspect.isabstract(cls)
+            and (not base or issubclass(cls, base))
+        ):
+            assert cls in kinds or any(exported in line for line in cases.MISSING)
+        assert hasattr(scoregen, exported) or module is solvers, (
+            f"scoregen does not export {exported}"
+        )
+
+
+@pytest.mark.parametrize("thing", EVERYTHING, ids=name)
+def test_values_are_frozen_hash_and_print(thing: Any) -> None:
+    assert hash(thing) == hash(thing)
+    assert (
+        eval(repr(thing), vars(scoregen) | vars(solvers) | vars(grids) | {"inf": math.inf}) == thing
+    )
+    if dataclasses.is_dataclass(thing):
+        assert type(thing).__dataclass_params__.frozen  # type: ignore[attr-defined]
+        again = dataclasses.replace(thing)
+        assert again == thing
+        assert hash(again) == hash(thing)
+
+
+@pytest.mark.parametrize("thing", EVERYTHING, ids=name)
+def test_unknown_options_are_refused(thing: Any) -> None:
+    with pytest.raises(TypeError):
+        type(thing)(unheard_of=1)
+
+
+@each_solver
+def test_solvers_declare_what_they_are(solver: Solver) -> None:
+    assert solver.moves in ("down", "up", "stay", "turns")
+    for claim in (solver.order, solver.weak_order):
+        assert claim is None or (isinstance(claim, int) and 1 <= claim <= 6)
+    assert solver.nfe is None or (isinstance(solver.nfe, int) and solver.nfe >= 1)
+    assert type(solver).__doc__
+
+
+@each_place
+@each_solver
+def test_solvers_run_on_every_process_that_suits_them(solver: Solver, sde: SDE) -> None:
+    out = run_of(solver, sde, (3, 2))
+    assert out.shape == (3, 2)
+    assert out.dtype == torch.float32
+    assert bool(torch.isfinite(out).all())
+    assert torch.equal(out, run_of(solver, sde, (3, 2)))
+
+
+@each_solver
+def test_solvers_reach_the_data(solver: Solver) -> None:
+    """Coarse, but with real noise: means and spreads of 200 samples of a narrow Gaussian."""
+    if solver.moves not in ("down", "up"):
+        pytest.skip("walks no way from noise to data")
+    sde = VPSDE()
+    grid: Any = scoregen.UniformLam(40, start=0.99)
+    if solver.nfe is None:
+        grid = grid_for(solver, sde)
+    # 64 coordinates: steps that are ratios of norms have no mean in one or two
+    out = Sampler(solver, grid).sample(data(sde, (64,)), (200, 64), seed=1, dtype=F64)
+    # the error of a mean is 0.039, so 0.25 is six of them; the spread is known to 1 %
+    assert float((out.mean(0) - 0.4).abs().max()) < 0.25
+    assert 0.7 < float(out.std(0).mean()) / math.sqrt(0.3) < 1.3
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@each_solver
+def test_solvers_take_every_event_shape(solver: Solver, shape: tuple[int, ...]) -> None:
+    if shape == (3, 32, 32) and solver.nfe is None:
+        pytest.skip("the same code as smaller images, slowly")
+    out = run_of(solver, VPSDE(), (2, *shape))
+    assert out.shape == (2, *shape)
+    assert bool(torch.isfinite(out).all())
+
+
+@pytest.mark.parametrize("batch", [0, 1])
+@each_solver
+def test_solvers_take_batches_of_none_and_one(solver: Solver, batch: int) -> None:
+    for event in ((), (3,), (1, 4, 4)):
+        assert run_of(solver, VPSDE(), (batch, *event)).shape == (batch, *event)
+
+
+@each_solver
+def test_solvers_keep_the_dtype_and_the_digits(solver: Solver) -> None:
+    if solver.nfe is None and solver.moves == "down":
+        pytest.skip("refuses steps by rounded errors, and each refusal takes a draw")
+    wide = run_of(solver, VPSDE(), (3, 2), dtype=F64)
+    narrow = run_of(solver, VPSDE(), (3, 2))
+    assert wide.dtype == F64
+    loose = 2e-3 if solver.nfe else 0.05  # steps that choose themselves choose by rounded errors
+    torch.testing.assert_close(narrow.double(), wide, rtol=loose, atol=loose)
+
+
+@each_solver
+def test_solvers_are_pure(solver: Solver) -> None:
+    """Nothing of the user's is written into, and a second run does as the first did."""
+    sampler = Sampler(solver, grid_for(solver, VPSDE(), 4))
+    model, x = mixture(VPSDE()), normal(3, 2)
+    before, version = x.clone(), x._version
+    state = torch.get_rng_state()
+    first = sampler.run(model, x, noise=scoregen.SampleNoise(0))
+    second = sampler.run(model, x, noise=scoregen.SampleNoise(0))
+    assert torch.equal(first, second)
+    assert torch.equal(x, before)
+    assert x._version == version
+    assert torch.equal(state, torch.get_rng_state())
+
+
+@each_solver
+def test_samples_do_not_depend_on_the_batch(solver: Solver) -> None:
+    whole = run_of(solver, VPSDE(), (5, 2), dtype=F64)
+    chunks = run_of(solver, VPSDE(), (5, 2), dtype=F64, chunk=2)
+    if isinstance(solver, scoregen.Dopri5):  # its step is shared: equal within the tolerance
+        torch.testing.assert_close(chunks, whole, rtol=1e-3, atol=1e-3)
+    else:
+        torch.testing.assert_close(chunks, whole, rtol=1e-12, atol=1e-12)
+
+
+@each_solver
+def test_counted_evaluations_are_the_declared_ones(solver: Solver) -> None:
+    if solver.nfe is None or solver.moves == "turns":
+        pytest.skip("declares none")
+
+    def evaluations(steps: int) -> float:
+        model = data(VPSDE())
+        grid: Any = scoregen.UniformTime(steps, start=0.9, stop=0.1)
+        if solver.moves == "stay":
+            grid = grid_for(solver, VPSDE(), steps)
+        with Counted(model) as count:
+            Sampler(solver, grid).sample(model, (3, 2), seed=0)
+        return count.rows / 3
+
+    assert evaluations(12) - evaluations(6) == 6 * solver.nfe
+    # only the start may cost more: multistep methods build a history, chains ask where they stand
+    assert 0 <= evaluations(6) - 6 * solver.nfe <= 12
+
+
+@each_solver
+def test_solvers_refuse_a_grid_against_their_direction(solver: Solver) -> None:
+    wrong = {
+        "down": scoregen.Times(0.1, 0.9),
+        "up": scoregen.Times(0.9, 0.5, 0.5),
+        "stay": scoregen.Times(0.1, 0.9),
+        "turns": scoregen.Times(0.5, 0.5),
+    }[solver.moves]
+    with pytest.raises(ValueError, match="the times of this solver must"):
+        Sampler(solver, wrong).sample(data(VPSDE()), (2, 2))
+
+
+@pytest.mark.parametrize("meaning", PARAMETERIZATIONS, ids=name)
+@pytest.mark.parametrize("sde", NOISY, ids=name)
+def test_parameterizations_decode_their_own_target(sde: SDE, meaning: Parameterization) -> None:
+    x0, eps = normal(3, 2), normal(3, 2, seed=1)
+    t = inner_times(sde, 3)
+    level = sde.level_of(t, x0)
+    x = level.alpha * x0 + level.sigma * eps
+    out = meaning.target(sde, level, x0, eps)
+    if isinstance(meaning, parameterization.LearnedVariance):
+        out = torch.cat([out, torch.zeros_like(out)], 1)
+    p = meaning.decode(sde, level, x, out)
+    torch.testing.assert_close(p.x0, x0, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(p.eps, eps, rtol=1e-6, atol=1e-6)
+
+
+class Linear(torch.nn.Module):
+    def forward(self, x: torch.Tensor, clock: torch.Tensor) -> torch.Tensor:
+        shape = (len(x),) + (1,) * (x.dim() - 1)
+        return 0.1 * x + 0 * clock.reshape(shape).to(x.dtype)
+
+
+@pytest.mark.parametrize("clock", CLOCKS, ids=name)
+@pytest.mark.parametrize("meaning", PARAMETERIZATIONS, ids=name)
+def test_every_meaning_with_every_clock_samples(meaning: Parameterization, clock: Any) -> None:
+    if isinstance(meaning, parameterization.LearnedVariance):
+        pytest.skip("another number of channels")
+    sde = DiscreteVPSDE.cosine(20)
+    model = ScoreNetwork(Linear(), sde, meaning, clock)
+    out = Sampler(scoregen.DDIM(), scoregen.Knots()).sample(model, (2, 3), seed=0)
+    assert out.shape == (2, 3)
+    assert bool(torch.isfinite(out).all())
+
+
+@pytest.mark.parametrize("sde", SDES, ids=name)
+def test_processes_say_where_they_live(sde: SDE) -> None:
+    assert 0 <= sde.t_min < sde.t_max
+    for dtype in (torch.float32, F64):
+        t = torch.linspace(0, sde.t_max, 5, dtype=dtype)
+        for values in (sde.alpha(t), sde.sigma(t), *sde.rates(t[1:-1])):
+            assert values.dtype == dtype
+    assert sde.prior_std(sde.t_max) > 0 or isinstance(sde, StaticSDE)

@@ -1,0 +1,592 @@
+"""Training: averages, resuming to the bit, skipped steps, dropped labels, several processes."""
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import silu
+
+from scoregen import (
+    MLP,
+    VPSDE,
+    Data,
+    Gaussian,
+    ScoreNetwork,
+    V,
+    rings,
+)
+from scoregen.checkpoint import CheckpointError, card, fingerprint, load
+from scoregen.ema import EMA, ema_decay
+from scoregen.objectives import DenoisingScoreMatching, Stratified, Unit
+from scoregen.train import TrainingError, TrainStep, fit, learning_rate
+
+
+@pytest.fixture(autouse=True)
+def _own_generator() -> Iterator[None]:
+    """Networks draw their first weights from the global generator, here from a copy of it."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        yield
+
+
+class Forgetful(nn.Module):
+    """A network with dropout, which draws from torch's global generator."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.classes = 3
+        self.inner, self.outer = nn.Linear(3, 16), nn.Linear(16, 2)
+        self.table = nn.Embedding(4, 16)
+        self.drop = nn.Dropout(0.3)
+        self.seen: list[Tensor] = []
+
+    def forward(self, x: Tensor, clock: Tensor, label: Tensor | None = None) -> Tensor:
+        h = silu(self.inner(torch.cat([x, clock[:, None] / 4], 1)))
+        if label is not None:
+            self.seen.append(label)
+            h = h + self.table(label)
+        return self.outer(self.drop(h))
+
+
+def model(seed: int = 0) -> ScoreNetwork:
+    torch.manual_seed(seed)
+    return ScoreNetwork(Forgetful(), VPSDE(), V())
+
+
+def labelled(n: int = 60) -> Data:
+    return Data(rings(n, 0), torch.arange(n) % 3, name="rings")
+
+
+def train(net: ScoreNetwork, stop: int | None = None, **change: Any) -> list[TrainStep]:
+    """A short training, or the first `stop` steps of one."""
+    arguments = {"steps": 12, "batch": 16, "progress": False, "lr": 1e-2, **change}
+    data = arguments.pop("data", labelled())
+    done = []
+    for step in fit(net, data, arguments.pop("objective", None), **arguments):
+        done.append(step)
+        if len(done) == stop:
+            break
+    return done
+
+
+def bits(module: nn.Module) -> dict[str, Tensor]:
+    return {k: v.detach().clone() for k, v in module.state_dict().items()}
+
+
+def equal(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+# The average
+
+
+def test_the_average_follows_its_formula_for_ten_thousand_steps() -> None:
+    scalar = nn.Linear(1, 1, bias=False).double()
+    ema = EMA(scalar, decay=0.999)
+    slow = 0.0
+    for k in range(10_000):
+        value = math.sin(k / 300) + k * 1e-4
+        with torch.no_grad():
+            scalar.weight.fill_(value)
+        ema.update_parameters(scalar)
+        rate = min(0.999, (1 + k) / (10 + k)) if k else 0.0
+        slow = rate * slow + (1 - rate) * value
+        if k % 1000 == 999 or k < 20:
+            assert float(ema.module.weight) == pytest.approx(slow, rel=1e-11, abs=1e-13)
+    assert ema_decay(10_000, 0.999) == 0.999
+    assert ema_decay(10_000, 0.9999) == 10_001 / 10_010
+
+
+def test_the_average_leaves_the_live_weights_alone() -> None:
+    net = model()
+    before = bits(net)
+    ema = EMA(net, 0.9)
+    ema.update_parameters(net)
+    with torch.no_grad():
+        for p in net.parameters():
+            p.mul_(2)
+    doubled = bits(net)
+    ema.update_parameters(net)
+    ema.module(torch.zeros(2, 2), 0.5)
+    assert equal(bits(net), doubled)
+    assert not equal(bits(ema.module), doubled)
+    assert not equal(bits(ema.module), before)
+    assert not any(p.requires_grad for p in ema.parameters())
+    assert not ema.train().module.training
+    with pytest.raises(ValueError, match="decay"):
+        EMA(net, 1.0)
+
+
+def test_buffers_are_copied() -> None:
+    norm = nn.BatchNorm1d(2)
+    ema = EMA(norm, 0.99)
+    for value in (1.0, 5.0):
+        norm.running_mean.fill_(value)
+        ema.update_parameters(norm)
+    assert torch.equal(ema.module.running_mean, norm.running_mean)
+
+
+# The loop
+
+
+def test_the_rate_rises_and_falls() -> None:
+    rates = [learning_rate(k, 1000, 2.0, 100) for k in range(1000)]
+    assert rates[0] == pytest.approx(0.02)
+    assert rates[:100] == sorted(rates[:100])
+    assert rates[100:] == sorted(rates[100:], reverse=True)
+    assert rates[500] == pytest.approx(1.0)
+    assert rates[-1] < 1e-4
+    assert learning_rate(0, 10, 2.0, 0) == 2.0
+    steps = train(model(), warmup=4)
+    assert [s.lr for s in steps] == [learning_rate(k, 12, 1e-2, 4) for k in range(12)]
+
+
+def test_training_reaches_the_closed_form_floor_on_gaussian_data() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(4000, 2) @ torch.tensor([[1.0, 0.0], [0.8, 0.3]]).T
+    x = (x - x.mean(0)) @ torch.linalg.inv(torch.linalg.cholesky(x.T.cov())).T
+    x = (x @ torch.tensor([[1.0, 0.0], [0.8, 0.3]]).T).contiguous()
+    exact = Gaussian(VPSDE(), torch.zeros(2), x.T.cov())
+    loss = DenoisingScoreMatching(Stratified(), Unit(V()))
+    net = ScoreNetwork(MLP((2,), 64, 2), VPSDE(), V())
+    last = list(
+        fit(net, Data(x), loss, steps=700, batch=256, lr=5e-3, ema_decay=0.99, progress=False)
+    )[-1]
+
+    def mean(judged: Any) -> float:
+        generator = torch.Generator().manual_seed(5)
+        with torch.no_grad():
+            return float(loss(judged, x, generator=generator).mean())
+
+    floor = mean(exact)
+    assert floor < mean(last.ema) < 1.06 * floor
+    assert last.step == 700
+
+
+def test_the_caller_sees_every_step_and_the_weights_move() -> None:
+    net = model()
+    before = bits(net)
+    steps = train(net)
+    assert [s.step for s in steps] == list(range(1, 13))
+    assert all(math.isfinite(s.loss) and s.grad_norm > 0 and s.skipped == 0 for s in steps)
+    assert not equal(bits(net), before)
+    assert not equal(bits(steps[-1].ema), bits(net))
+    assert net.training
+
+
+def test_the_same_seed_gives_the_same_bits_and_the_global_generator_stays() -> None:
+    first, second, other = model(), model(), model()
+    state = torch.get_rng_state()
+    train(first)
+    assert torch.equal(state, torch.get_rng_state())
+    torch.rand(7)
+    train(second)
+    train(other, seed=1)
+    assert equal(bits(first), bits(second))
+    assert not equal(bits(first), bits(other))
+
+
+def test_the_loss_is_the_objectives_mean_over_the_batch_that_is_next() -> None:
+    seen: list[tuple[Tensor, Tensor, float]] = []
+
+    def objective(m: Any, x0: Tensor, *, generator: torch.Generator, label: Tensor) -> Tensor:
+        loss = DenoisingScoreMatching()(m, x0, generator=generator, label=label)
+        seen.append((x0, label, float(loss.detach().mean())))
+        return loss
+
+    steps = train(model(), objective=objective, label_dropout=0.0)
+    batches = labelled().batches(16, 0)
+    for step, (x0, label, mean), (x, y) in zip(steps, seen, batches, strict=False):
+        assert torch.equal(x0, x)
+        assert torch.equal(label, y)
+        assert step.loss == mean
+
+
+# Resuming
+
+
+@pytest.mark.parametrize("stop", [1, 5, 11, 12])
+def test_a_stopped_training_ends_where_the_uninterrupted_one_does(
+    stop: int, tmp_path: Path
+) -> None:
+    whole, halved = model(), model()
+    straight = train(whole, out=tmp_path / "a")
+    train(halved, stop, out=tmp_path / "b")
+    again = model(seed=9)
+    rest = train(again, out=tmp_path / "b")
+    assert [s.step for s in rest] == list(range(stop + 1, 13))
+    assert equal(bits(again), bits(whole))
+    if rest:
+        assert [s[:5] for s in rest] == [s[:5] for s in straight[stop:]]
+        assert equal(bits(rest[-1].ema), bits(straight[-1].ema))
+
+
+def test_a_killed_training_resumes_from_the_last_file(tmp_path: Path) -> None:
+    whole = model()
+    straight = train(whole)
+    script = tmp_path / "train.py"
+    script.write_text(
+        "import os, signal, sys\n"
+        f"sys.path[:0] = [{str(Path(__file__).parent)!r}]\n"
+        "from test_train import model, train, labelled, fit\n"
+        "for s in fit(model(), labelled(), steps=12, batch=16, lr=1e-2, progress=False,\n"
+        f"             out={str(tmp_path / 'out')!r}, save_every=3):\n"
+        "    if s.step == 8:\n"
+        "        os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    root = Path(__file__).resolve().parents[1]
+    killed = subprocess.run(
+        [sys.executable, script],
+        capture_output=True,
+        env={**os.environ, "PYTHONPATH": str(root)},
+        check=False,
+    )
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    again = model(seed=9)
+    rest = train(again, out=tmp_path / "out", save_every=3)
+    assert rest[0].step == 7
+    assert equal(bits(again), bits(whole))
+    assert rest[-1][:5] == straight[-1][:5]
+
+
+def test_ctrl_c_saves_a_whole_step(tmp_path: Path) -> None:
+    whole, stopped, again = model(), model(), model(seed=9)
+    train(whole)
+    calls = []
+
+    def objective(m: Any, x0: Tensor, *, generator: torch.Generator, label: Tensor) -> Tensor:
+        calls.append(1)
+        if len(calls) == 5:
+            os.kill(os.getpid(), signal.SIGINT)
+        return DenoisingScoreMatching()(m, x0, generator=generator, label=label)
+
+    with pytest.raises(KeyboardInterrupt):
+        train(stopped, objective=Named(objective), out=tmp_path)
+    rest = train(again, objective=Named(None), out=tmp_path)
+    assert rest[0].step == 5
+    assert equal(bits(again), bits(whole))
+
+
+class Named:
+    """An objective whose repr does not change from one instance to the next."""
+
+    def __init__(self, call: Any):
+        self.call = call or DenoisingScoreMatching()
+
+    def __call__(self, *arguments: Any, **named: Any) -> Tensor:
+        return self.call(*arguments, **named)
+
+    def __repr__(self) -> str:
+        return "Named()"
+
+
+def test_ctrl_c_within_an_update_waits_for_its_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    update = EMA.update_parameters
+
+    def interrupted(self: EMA, net: nn.Module) -> None:
+        if int(self.n_averaged) == 4:
+            os.kill(os.getpid(), signal.SIGINT)
+        update(self, net)
+
+    monkeypatch.setattr(EMA, "update_parameters", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        train(model(), out=tmp_path)
+    monkeypatch.undo()
+    whole, again = model(), model(seed=9)
+    train(whole)
+    rest = train(again, out=tmp_path)
+    assert rest[0].step == 6
+    assert equal(bits(again), bits(whole))
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_other_settings_are_not_resumed_into(tmp_path: Path) -> None:
+    train(model(), 3, out=tmp_path)
+    for change, word in (
+        ({"steps": 13}, "steps: 12 -> 13"),
+        ({"seed": 1}, "seed: 0 -> 1"),
+        ({"lr": 1e-3}, r"lr: 0\.01 -> 0\.001"),
+        ({"data": labelled(50)}, "data:"),
+        ({"objective": DenoisingScoreMatching(Stratified())}, "objective:"),
+    ):
+        with pytest.raises(CheckpointError, match=word):
+            train(model(), out=tmp_path, **change)
+    other = ScoreNetwork(MLP((2,), 8, classes=3), VPSDE(), V())
+    with pytest.raises(CheckpointError, match="model:"):
+        train(other, out=tmp_path)
+    with pytest.raises(CheckpointError, match="process:"):
+        train(ScoreNetwork(Forgetful(), VPSDE(0.2), V()), out=tmp_path)
+    assert train(model(), 1, out=tmp_path, seed=1, resume=False)[0].step == 1
+
+
+def test_damaged_resume_files_are_refused(tmp_path: Path) -> None:
+    train(model(), 3, out=tmp_path)
+    path = tmp_path / "resume.safetensors"
+    content = path.read_bytes()
+    for at in (3, 50, len(content) // 2, len(content) - 1):
+        flipped = bytearray(content)
+        flipped[at] ^= 1
+        path.write_bytes(bytes(flipped))
+        with pytest.raises(CheckpointError, match=r"resume\.safetensors"):
+            train(model(), out=tmp_path)
+    for keep in (0, 7, len(content) // 2):
+        path.write_bytes(content[:keep])
+        with pytest.raises(CheckpointError, match="truncated"):
+            train(model(), out=tmp_path)
+    path.write_bytes(content)
+    assert train(model(), out=tmp_path)[0].step == 4
+
+
+def test_the_end_leaves_a_checkpoint_of_the_average(tmp_path: Path) -> None:
+    net = ScoreNetwork(MLP((2,), 8, classes=3), VPSDE(), V())
+    steps = train(net, out=tmp_path)
+    back = load(tmp_path / "model")
+    assert fingerprint(back) == fingerprint(steps[-1].ema)
+    text = card(tmp_path / "model")
+    assert (text["weights"]["set"], text["steps"], text["event"]) == ("ema", 12, [2])
+    assert text["extra"]["training"]["seed"] == 0
+    assert train(net, out=tmp_path) == []
+
+
+# Gradients that are not finite
+
+
+class Sometimes:
+    """The usual loss, with a NaN at chosen calls."""
+
+    def __init__(self, bad: set[int]):
+        self.bad, self.calls = bad, 0
+
+    def __call__(self, m: Any, x0: Tensor, **named: Any) -> Tensor:
+        loss = DenoisingScoreMatching()(m, x0, **named)
+        self.calls += 1
+        return loss * (math.nan if self.calls in self.bad else 1.0)
+
+
+def test_steps_without_a_finite_gradient_are_skipped_and_counted() -> None:
+    net = model()
+    previous, seen = bits(net), []
+    last = None
+    for last in fit(  # noqa: B007
+        net, labelled(), Sometimes({3, 4, 7}), steps=9, batch=16, patience=3, progress=False
+    ):
+        now = bits(net)
+        seen.append(equal(now, previous))
+        previous = now
+    assert [k + 1 for k, same in enumerate(seen) if same] == [3, 4, 7]
+    assert last is not None
+    assert last.skipped == 3
+    assert not last.ema.training
+    assert all(p.isfinite().all() for p in net.parameters())
+
+
+def test_too_many_in_a_row_stop_the_training_and_keep_the_good_weights(tmp_path: Path) -> None:
+    net = model()
+    with pytest.raises(TrainingError, match="3 steps in a row, up to step 7"):
+        train(net, objective=Sometimes(set(range(5, 99))), patience=3, out=tmp_path)
+    assert all(p.isfinite().all() for p in net.parameters())
+    assert (tmp_path / "resume.safetensors").is_file()
+
+
+def test_large_gradients_are_clipped() -> None:
+    def objective(m: Any, x0: Tensor, *, generator: Any, label: Tensor) -> Tensor:
+        return 1e6 * DenoisingScoreMatching()(m, x0, generator=generator, label=label)
+
+    plain, scaled = model(), model()
+    a = train(plain, steps=1, warmup=0)
+    b = train(scaled, steps=1, warmup=0, objective=objective)
+    assert b[0].grad_norm == pytest.approx(1e6 * a[0].grad_norm, rel=1e-4)
+    norms = [
+        math.sqrt(sum(float(p.grad.square().sum()) for p in net.parameters() if p.grad is not None))
+        for net in (plain, scaled)
+    ]
+    assert norms == [0.0, 0.0]
+
+
+# Labels
+
+
+def test_labels_are_dropped_at_their_rate_without_touching_the_noise() -> None:
+    net = model()
+    list(fit(net, labelled(), steps=100, batch=60, label_dropout=0.25, progress=False))
+    seen = torch.cat(net.net.seen)
+    assert set(seen.tolist()) == {0, 1, 2, 3}
+    share = float((seen == 3).double().mean())
+    assert abs(share - 0.25) < 5 * math.sqrt(0.25 * 0.75 / len(seen))
+    hidden = [tuple((label == 3).tolist()) for label in net.net.seen]
+    assert len(set(hidden)) == len(hidden)
+    seen_x: list[list[Tensor]] = [[], []]
+    for k, rate in enumerate((0.0, 0.9)):
+
+        def objective(m: Any, x0: Tensor, *, generator: Any, label: Tensor, k: int = k) -> Tensor:
+            seen_x[k].append(torch.rand(3, generator=generator))
+            return DenoisingScoreMatching()(m, x0, generator=generator, label=label)
+
+        train(model(), objective=objective, label_dropout=rate)
+    assert all(torch.equal(a, b) for a, b in zip(*seen_x, strict=True))
+
+
+def test_dropout_differs_from_step_to_step_and_from_the_noise() -> None:
+    net, masks = model(), []
+    net.net.drop.register_forward_hook(
+        lambda module, args, out: masks.append(tuple((out == 0).flatten().tolist()))
+    )
+    draws: list[Tensor] = []
+
+    def objective(m: Any, x0: Tensor, *, generator: Any, label: Tensor) -> Tensor:
+        state = generator.get_state()
+        draws.append(torch.rand(masks_size, generator=generator))
+        generator.set_state(state)
+        return DenoisingScoreMatching()(m, x0, generator=generator, label=label)
+
+    masks_size = 16 * 16
+    train(net, objective=objective)
+    assert len(set(masks)) == len(masks) == 12
+    # a mask drawn from the same numbers as the times would be a function of them
+    for mask, uniform in zip(masks, draws, strict=True):
+        kept = ~torch.tensor(mask)
+        for same in ((uniform < 0.7) == kept, (uniform > 0.3) == kept):
+            assert float(same.double().mean()) < 0.8
+
+
+def test_labels_go_only_where_there_are_classes() -> None:
+    plain = ScoreNetwork(MLP((2,), 8), VPSDE(), V())
+    assert len(train(plain)) == 12
+    with pytest.raises(ValueError, match="label_dropout needs"):
+        train(plain, label_dropout=0.1)
+    with pytest.raises(ValueError, match="label_dropout needs"):
+        train(model(), data=Data(rings(30, 0)), label_dropout=0.1)
+    assert len(train(model(), data=Data(rings(30, 0)))) == 12
+    few = ScoreNetwork(MLP((2,), 8, classes=2), VPSDE(), V())
+    with pytest.raises(ValueError, match="3 classes and the network 2"):
+        train(few)
+
+
+# The door
+
+
+@pytest.mark.parametrize(
+    ("change", "kind"),
+    [
+        ({"steps": 0}, ValueError),
+        ({"steps": 1.5}, TypeError),
+        ({"batch": 61}, ValueError),
+        ({"batch": 0}, ValueError),
+        ({"lr": 0.0}, ValueError),
+        ({"lr": math.nan}, ValueError),
+        ({"ema_decay": 1.0}, ValueError),
+        ({"label_dropout": 1.5}, ValueError),
+        ({"grad_clip": 0.0}, ValueError),
+        ({"save_every": 0}, ValueError),
+        ({"patience": 0}, ValueError),
+        ({"data": rings(20, 0)}, TypeError),
+        ({"seed": -1}, ValueError),
+        ({"momentum": 0.9}, TypeError),
+    ],
+)
+def test_bad_arguments_are_refused_at_the_door(change: dict[str, Any], kind: type) -> None:
+    arguments = {"steps": 12, "batch": 16, "progress": False, **change}
+    data = arguments.pop("data", labelled())
+    with pytest.raises(kind):
+        fit(model(), data, **arguments)
+
+
+def test_an_unwritable_folder_is_found_before_the_first_step(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(CheckpointError, match="cannot be written to"):
+        fit(model(), labelled(), steps=12, batch=16, out=tmp_path / "file" / "run")
+
+
+# Several processes
+
+
+RANKS = """
+import json, sys
+from pathlib import Path
+sys.path[:0] = [sys.argv[2]]
+import torch
+from accelerate import Accelerator
+from test_train import DenoisingScoreMatching, fit, labelled, model
+
+accelerator = Accelerator(cpu=True)
+rank, out = accelerator.process_index, Path(sys.argv[1])
+seen, noise = [], []
+
+class Objective:
+    def __repr__(self):
+        return "Objective()"
+    def __call__(self, m, x0, *, generator, label):
+        seen.append(x0.tolist())
+        loss = DenoisingScoreMatching()(m, x0, generator=generator, label=label)
+        noise.append(float(torch.rand((), generator=generator)))
+        return loss
+
+net = model(seed=rank)
+steps = [
+    [s.step, s.loss, s.grad_norm, s.lr, s.skipped]
+    for s in fit(net, labelled(), Objective(), steps=6, batch=16, lr=1e-2, progress=False,
+                 out=out, accelerator=accelerator)
+]
+weights = [p.double().sum().item() for p in net.parameters()]
+result = [accelerator.num_processes, seen, noise, steps, weights]
+(out / f"{rank}.json").write_text(json.dumps(result))
+accelerator.end_training()
+"""
+
+
+def test_two_processes_share_the_batch_and_end_with_the_same_weights(tmp_path: Path) -> None:
+    pytest.importorskip("accelerate")
+    script = tmp_path / "ranks.py"
+    script.write_text(RANKS)
+    command = [
+        *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"),
+        *(str(script), str(tmp_path), str(Path(__file__).parent)),
+    ]
+    root = Path(__file__).resolve().parents[1]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(root)}
+    done = subprocess.run(
+        command, capture_output=True, text=True, env=environment, check=False, timeout=240
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1))
+    assert first[0] == second[0] == 2
+    for k, (x0, _) in zip(range(6), labelled().batches(16, 0), strict=False):
+        assert first[1][k] == x0[:8].tolist()
+        assert second[1][k] == x0[8:].tolist()
+    assert not set(first[2]) & set(second[2])
+    assert first[3] == second[3]
+    assert first[4] == second[4]
+    assert card(tmp_path / "model")["extra"]["training"]["processes"] == 2
+
+
+class Foreign:
+    """What fit asks of an Accelerator before anything else."""
+
+    def __init__(self, **change: Any):
+        self.gradient_accumulation_steps = change.get("accumulate", 1)
+        self.mixed_precision = change.get("precision", "no")
+        self.num_processes = change.get("processes", 1)
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        ({"accumulate": 2}, "accumulation"),
+        ({"precision": "fp16"}, "bf16"),
+        ({"processes": 3}, "multiple of the 3"),
+    ],
+)
+def test_accelerators_that_would_not_resume_are_refused(change: dict[str, Any], word: str) -> None:
+    with pytest.raises(ValueError, match=word):
+        fit(model(), labelled(), steps=2, batch=16, accelerator=Foreign(**change))

@@ -119,8 +119,9 @@ class Picard(Sampler):
         done = 1
         for j in range(1, len(before)):
             scale = math.hypot(levels[j].alpha, levels[j].sigma)
-            change = (after[j] - before[j]).reshape(len(after[j]), -1)
-            worst = change.square().mean(1).max() if change.numel() else change.new_zeros(())
+            change = (after[j] - before[j]).square().flatten(1 if after[j].dim() > 1 else 0)
+            rows = change if change.dim() == 1 else change.mean(1)
+            worst = rows.max() if rows.numel() else rows.new_zeros(())
             # point j is exact for point j - 1; where it stood still, so does the move from it
             if not bool(worst.sqrt() <= self.tolerance * scale):
                 break
@@ -142,8 +143,9 @@ class Picard(Sampler):
         stacked = torch.cat(points)
         wide = repeated(model, batch, width)
         p = wide(stacked, sde.level_of(times.repeat_interleave(batch), stacked))
-        x0, eps = p.x0.split(batch), p.eps.split(batch)
-        spread = None if p.spread is None else p.spread.split(batch)
+        apart = (width, *points[0].shape)
+        x0, eps = p.x0.reshape(apart), p.eps.reshape(apart)
+        spread = None if p.spread is None else p.spread.reshape(apart)
         steps = []
         for j, x in enumerate(points):
             t, s = levels[j], levels[j + 1]

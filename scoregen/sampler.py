@@ -183,7 +183,7 @@ class Sampler:
         grid: Any = self.grid
         if is_dataclass(grid) and any(f.name == "steps" for f in fields(grid)):
             finer: Any = replace(grid, steps=n)  # type: ignore[type-var]
-            return Sampler(self.solver, finer)
+            return replace(self, grid=finer)
         raise ValueError(
             f"{type(grid).__name__} has no count of steps to change; use a grid such as "
             "UniformTime(n), Karras(n) or Strided(n)"

@@ -164,6 +164,26 @@ def test_a_failed_write_keeps_the_earlier_checkpoint(
     assert sorted(p.name for p in folder.parent.iterdir()) == ["model"]
 
 
+def test_a_failed_rename_puts_the_earlier_checkpoint_back(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, rename = fingerprint(load(folder)), os.rename
+    calls: list[int] = []
+
+    def second_fails(a: Path, b: Path) -> None:
+        calls.append(1)
+        if len(calls) == 2:
+            raise PermissionError(13, "no")
+        rename(a, b)
+
+    monkeypatch.setattr(os, "rename", second_fails)
+    with pytest.raises(OSError, match="no"):
+        save(MODELS["edm"](), folder, overwrite=True)
+    monkeypatch.undo()
+    assert fingerprint(load(folder)) == before
+    assert sorted(p.name for p in folder.parent.iterdir()) == ["model"]
+
+
 def test_write_says_how_much_room_there_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(tmp_path / "a", b"first")
     monkeypatch.setattr(

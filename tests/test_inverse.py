@@ -119,40 +119,49 @@ def test_exact_guidance_converges_to_the_posterior_at_the_solvers_order() -> Non
     assert errors[0] / errors[1] == pytest.approx(2, abs=0.25)
     assert errors[1] / errors[2] == pytest.approx(2, abs=0.15)
     second = Sampler(DPMSolverPP(), UniformLam(200, stop=1e-3))
-    assert problems.w2(problems.affine_law(second, model, 4), problem) < 2e-3
+    assert problems.w2(problems.affine_law(second, model, 4), problem) < 6e-3
 
 
 def test_every_method_errs_as_the_table_says() -> None:
-    """Exact errors of the approximate methods, to two digits, at 100 moves."""
-    for problem, known in ((problems.noisy(VPSDE()), False), (problems.inpainting(VPSDE()), True)):
-        found = {}
+    """The approximate methods err by more than their moves do; how they rank among themselves."""
+    sde = VPSDE()
+    for problem, known in ((problems.noisy(sde), False), (problems.inpainting(sde), True)):
+        found, repeated = {}, []
         for name, model, solver in problems.affine_methods(problem, known):
-            if getattr(solver, "resample", 1) > 5:
+            repeats = isinstance(solver, RePaint)
+            if repeats and solver.resample > 5:
                 continue
-            law = problems.affine_law(Sampler(solver, UniformLam(40)), model, 4)
-            found[name] = problems.w2(law, problem)
+            sampler = Sampler(solver, UniformLam(30 if repeats else 100))
+            error = problems.w2(problems.affine_law(sampler, model, 4), problem)
+            repeated.append(error) if repeats else found.update({name: error})
         best = found.pop("exact posterior score")
         assert found.pop("TMPD") == pytest.approx(best, rel=1e-6)
-        assert all(error > 1.3 * best for error in found.values()), found
+        assert all(error > 2 * best for error in found.values()), found
         if known:  # more repeats agree better with what is known
-            assert found["RePaint, 5 times"] < found["RePaint, 2 times"] < found["replacement"]
+            assert repeated[1] < repeated[0] < found["replacement"]
 
 
 def test_replacement_and_repaint_keep_what_is_known() -> None:
     model = problems.data(VPSDE())
     mask = torch.tensor([True, False, True, False])
     known = torch.tensor([1.0, math.pi, 0.2, -math.e], dtype=F64)
-    for solver in (Replacement(Ancestral(), mask, known), Replacement(DPMSolverPP(), mask, known),
-                   RePaint(mask, known, 3), DiffPIR(LinearMeasurement.mask(mask, known, 0.0))):  # fmt: skip
-        x = Sampler(solver, UniformLam(10)).sample(model, (5, 4), seed=0, dtype=F64)
+
+    def solvers(values):
+        return (
+            Replacement(Ancestral(), mask, values),
+            Replacement(DPMSolverPP(), mask, values),
+            RePaint(mask, values, 3),
+            DiffPIR(LinearMeasurement.mask(mask, values, 0.0)),
+        )
+
+    other = torch.where(mask, known, 77.0)  # what the mask hides must not matter
+    for solver, twin in zip(solvers(known), solvers(other), strict=True):
+        x, y = (
+            Sampler(s, UniformLam(10)).sample(model, (5, 4), seed=0, dtype=F64)
+            for s in (solver, twin)
+        )
         torch.testing.assert_close(x[:, mask], known[mask].expand(5, 2), rtol=0, atol=1e-9)
-        other = known.clone()
-        other[~mask] = 77.0  # what the mask hides must not matter
-        solver = type(solver)(**{**vars(solver), **(
-            {"measurement": LinearMeasurement.mask(mask, other, 0.0)}
-            if isinstance(solver, DiffPIR) else {"known": other})})  # fmt: skip
-        again = Sampler(solver, UniformLam(10)).sample(model, (5, 4), seed=0, dtype=F64)
-        assert torch.equal(x, again)
+        assert torch.equal(x, y)
 
 
 def test_the_known_region_stands_at_the_level_of_every_state() -> None:
@@ -266,8 +275,6 @@ def test_a_classifier_at_the_mean_of_the_move(at: str) -> None:
         tilt = torch.tensor([1.5, -0.7], dtype=F64)
         model = Gaussian(sde, torch.tensor([0.3, 0.0]), 1.0)
         start = sde.level(1.0)
-        if at == "x_t":
-            tilt = tilt.clone()
 
         def log_prob(x, level, tilt=tilt):
             return level.alpha * x @ tilt
@@ -357,8 +364,8 @@ def test_bad_input_is_refused() -> None:
         Replacement(DDIM(), mask, torch.zeros(3))
     with pytest.raises(ValueError, match="NaN"):
         RePaint(mask, torch.tensor([math.nan, 0.0]))
+    sampler = Sampler(Replacement(DDIM(), mask, torch.zeros(2)), UniformTime(3))
     with pytest.raises(ValueError, match="shape of one sample"):
-        sampler = Sampler(Replacement(DDIM(), mask, torch.zeros(2)), UniformTime(3))
         sampler.sample(Gaussian(VPSDE(), torch.zeros(3), 1.0), (2, 3))
     with pytest.raises(ValueError, match="resample"):
         RePaint(mask, torch.zeros(2), 0)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -83,9 +83,7 @@ def test_every_point_comes_once_and_in_order() -> None:
         assert a.t == b.t
         torch.testing.assert_close(a.x, b.x, rtol=1e-4, atol=1e-4)
     assert parallel[0].state == PicardState(0, 0)
-    assert all(
-        a.state.sweeps <= b.state.sweeps for a, b in zip(parallel, parallel[1:], strict=False)
-    )
+    assert all(a.state.sweeps <= b.state.sweeps for a, b in pairwise(parallel))
 
 
 def test_the_same_arguments_as_a_sampler() -> None:
@@ -139,7 +137,7 @@ def test_too_few_sweeps_are_an_error() -> None:
 
 def test_a_broken_model_ends_with_the_move_named() -> None:
     def x0(x: torch.Tensor, t: Any) -> torch.Tensor:
-        return torch.where(torch.as_tensor(t.sigma) < 1, x * math.nan, 0 * x)
+        return torch.where(torch.as_tensor(t.sigma) < 1, x * torch.nan, 0 * x)
 
     grid = Karras(20)
     with pytest.raises(DivergenceError) as error:

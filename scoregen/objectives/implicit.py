@@ -43,7 +43,7 @@ def differentiable_score(
     if not score.requires_grad:
         raise ValueError(
             f"the score of {type(model).__name__} cannot be differentiated: it was computed under "
-            "no_grad, or detached"
+            "no_grad, or detached, or an operation of the network has no second derivative"
         )
     return leaf, score
 

@@ -220,12 +220,12 @@ def tables(steps: int, fast: bool) -> Iterator[str]:
         grid = UniformLam(steps)
         for scale in (0.3, 1.0, 3.0):
             solver = DPS(problem.seen, problem.seen.y, scale)
-            laws = sampled_law(Sampler(solver, grid), problem.model, 4, 4000, 2 if fast else 8)
+            laws = sampled_law(Sampler(solver, grid), problem.model, 4, 4000, 2 if fast else 4)
             error = float(torch.tensor([w2(law, problem) for law in laws]).std())
             law = pooled(laws)
             yield line(f"DPS, scale {scale:g}", law.nfe, law, problem, error / len(laws) ** 0.5)
         for particles in (16, 256, 4096):
-            runs = {16: 64, 256: 16, 4096: 4}[particles] * (1 if fast else 8)
+            runs = {16: 64, 256: 16, 4096: 4}[particles] * (1 if fast else 2)
             sampler = Sampler(TwistedSMC(problem.seen), grid)
             laws = sampled_law(sampler, problem.model, 4, particles, runs)
             halves = [pooled(laws[i::4]) for i in range(4)]

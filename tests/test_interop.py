@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import sys
 import types
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -108,13 +107,12 @@ class _BaseModel(nn.Module):
 
 
 @pytest.fixture
-def stand_in(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
     package, core = types.ModuleType("torchebm"), types.ModuleType("torchebm.core")
     core.BaseModel = _BaseModel  # type: ignore[attr-defined]
     package.core = core  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "torchebm", package)
     monkeypatch.setitem(sys.modules, "torchebm.core", core)
-    yield
 
 
 def mixture() -> GaussianMixture:

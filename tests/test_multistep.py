@@ -15,12 +15,15 @@ from torch import Tensor
 from scoregen import (
     DDIM,
     EDMSDE,
+    HEUN,
+    RK4,
     SDE,
     VPSDE,
     CosineVPSDE,
     Gaussian,
     Level,
     Prediction,
+    ProbabilityFlow,
     RectifiedSDE,
     Reversed,
     Sampler,
@@ -142,6 +145,8 @@ def test_exponential_ab_is_exact_for_lower_powers(place: str, form: Any, order: 
 def test_third_order_dpm_solver_is_exact_for_parabolas(method: Any, form: Any) -> None:
     for power in range(3):
         assert last_move_defect(method(3), EDM, power, TIMES["edm"], form=form) < 1e-12
+    # with two values, as after an Euler start, straight lines
+    assert last_move_defect(EulerStart(method(3)), EDM, 1, (4.0, 3.0, 1.0), form=form) < 1e-12
     assert last_move_defect(DPMSolver3MAsPublished(form), EDM, 1, TIMES["edm"], form=form) < 1e-12
     assert last_move_defect(DPMSolver3MAsPublished(form), EDM, 2, TIMES["edm"], form=form) > 1e-3
 
@@ -344,6 +349,17 @@ def test_pndm_starts_as_its_paper() -> None:
     got, state = PNDM().step(model, x, t, s, past, NONE)
     torch.testing.assert_close(got, want, rtol=1e-13, atol=1e-13)
     assert len(state) == 4
+
+
+def test_pndm_starts_with_runge_kutta_where_time_is_sigma() -> None:
+    model, x = data(EDM), normal(3, 2)
+    for start, tableau, times in (
+        ("runge-kutta", RK4, (5.0, 3.0, 2.5, 1.0)),
+        ("heun", HEUN, (5.0, 3.0)),
+    ):
+        want = Sampler(ProbabilityFlow(tableau), Times(*times)).run(model, x, noise=NONE)
+        got = Sampler(PNDM(start), Times(*times)).run(model, x, noise=NONE)
+        torch.testing.assert_close(got, want, rtol=1e-12, atol=1e-12)
 
 
 def test_pndm_counts_its_start() -> None:

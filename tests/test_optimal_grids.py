@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import scipy.stats
 import torch
-from cases import F64, mixture
+from cases import F64, mixture, normal
 
 from scoregen import (
     DDIM,
@@ -69,6 +69,8 @@ def test_interpolation_keeps_a_list_and_halves_it() -> None:
     double = Interpolated(times, 20)(sde)
     assert double[::2].tolist() == list(times)
     torch.testing.assert_close(double[1::2].square(), double[:-1:2] * double[2::2])
+    triple = Interpolated(times, 30)(sde)
+    torch.testing.assert_close(triple[1::3] ** 3, triple[:-1:3] ** 2 * triple[3::3])
     assert len(Interpolated((*times, 0.0), 7)(sde)) == 8
     for bad in ((1.0,), (1.0, 0.0), (1.0, 2.0)):
         with pytest.raises(ValueError, match="times must fall"):
@@ -196,11 +198,11 @@ def test_trajectory_grid_beats_named_grids_on_a_mixture() -> None:
         assert errors[0] < 0.9 * min(errors[1:])
 
 
-def test_dynamic_programming_finds_the_least_sum() -> None:
+@pytest.mark.parametrize("sde", [EDMSDE(), VPSDE()], ids=lambda s: type(s).__name__)
+def test_dynamic_programming_finds_the_least_sum(sde: Any) -> None:
     """Against all choices of three inner points out of eleven."""
-    sde = EDMSDE()
     model = mixture(sde)
-    x = 80 * torch.randn(16, 2, generator=torch.Generator().manual_seed(0), dtype=F64)
+    x = sde.prior_std(sde.t_max) * normal(16, 2)
     reference = Sampler(DPMSolverPP(), Karras(12))
     walk = list(reference.iterate(model, x, noise=ReplayNoise([])))
 
@@ -208,7 +210,7 @@ def test_dynamic_programming_finds_the_least_sum() -> None:
         total = 0.0
         for i, j in pairwise(path):
             p, s = model(walk[i].x, walk[i].t), walk[j].t
-            gap = (s.alpha * p.x0 + s.sigma * p.eps - walk[j].x) / s.alpha
+            gap = p.x0 + s.sigma / s.alpha * p.eps - walk[j].x / s.alpha
             total += float(gap.square().mean(1).sqrt().mean())
         return total
 

@@ -145,6 +145,13 @@ def test_levels_of_float32_times_are_computed_in_float64(sde: SDE) -> None:
     for got, want in zip(level, exact, strict=True):
         assert got.dtype == torch.float32
         assert torch.equal(got, want.float())
+    for time in t.double():  # one level for all, at a time that float32 would round
+        off = time * (1 + 1e-9)
+        one = sde.level_of(off, torch.zeros(3, 2))
+        exact = sde.level_of(off, torch.zeros(3, 2, dtype=F64))
+        for got, want in zip(one, exact, strict=True):
+            assert got.dtype == torch.float32
+            assert torch.equal(got, want.float())
 
 
 @pytest.mark.parametrize("shape", [(), (1,), (3,), (3, 1, 1, 1)])

@@ -200,9 +200,11 @@ def test_ancestral_on_a_chain_is_ddpm(variance) -> None:
     assert got == pytest.approx((gain, noise), abs=1e-12)
 
 
-def test_second_order_multistep_moves_follow_the_augmented_map() -> None:
+@pytest.mark.parametrize(("a", "b", "c"), [(3.0, 1.1, 0.4), (60.0, 1.0, 0.02)])
+def test_second_order_multistep_moves_follow_the_augmented_map(
+    a: float, b: float, c: float
+) -> None:
     """x' = (u/s) x - (e^-h - 1) [(1 + 1/2r) D - D_before / 2r] with r = h_before / h."""
-    a, b, c = 3.0, 1.1, 0.4
     h0, h = math.log(a / b), math.log(b / c)
     r = h0 / h
     shrink = {s: V / (V + s * s) for s in (a, b)}

@@ -447,6 +447,17 @@ def test_adaptive_without_noise_finds_the_flow() -> None:
     torch.testing.assert_close(out, want, rtol=2e-3, atol=1e-4)
 
 
+@pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
+def test_an_adaptive_step_is_the_stochastic_heun_step(eta: float) -> None:
+    """Where anything is accepted, the whole move is one step, with the move's own draw."""
+    for sde, (t, s) in ((EDMSDE(), (2.0, 0.7)), (VPSDE(), (0.6, 0.3))):
+        model, x = mixture(sde), normal(5, 2)
+        loose, grid = AdaptiveSDE(1e9, 1e9, eta, first=100.0), Times(t, s)
+        out = Sampler(loose, grid).run(model, x, noise=SampleNoise(2))
+        want = Sampler(StochasticHeun(eta), grid).run(model, x, noise=SampleNoise(2))
+        torch.testing.assert_close(out, want, rtol=1e-10, atol=1e-10)
+
+
 def test_adaptive_law_is_not_bent_by_refused_steps() -> None:
     """Variance of 10,000 values against chi-square; false alarm 1e-7, and 1 % of bias allowed."""
     sde, v, n = EDMSDE(), 1.0, 2000

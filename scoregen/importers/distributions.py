@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor
 from torch.distributions import Distribution, constraints
 
@@ -38,8 +40,8 @@ def from_distribution(distribution: Distribution) -> EnergyModel:
             "make its axes part of the event with torch.distributions.Independent(d, "
             f"{len(distribution.batch_shape)})"
         )
-    support = distribution.support
-    while isinstance(support, constraints.independent):
+    support: Any = distribution.support
+    while hasattr(support, "base_constraint"):  # of Independent and MixtureSameFamily
         support = support.base_constraint
     if support not in (constraints.real, constraints.real_vector):
         raise ValueError(

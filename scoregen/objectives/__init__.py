@@ -17,9 +17,13 @@ from .laws import (
 )
 from .normal import LogitNormal, LogNormalSigma
 from .sliced import SlicedScoreMatching
+from .variational import Hybrid, LossAwareKnots, VariationalBound
 from .weights import EDMWeight, Likelihood, MinSNR, Simple, Unit, Weight
 
 __all__ = [
+    "Hybrid",
+    "LossAwareKnots",
+    "VariationalBound",
     "ContrastiveDivergence",
     "ImplicitScoreMatching",
     "NoiseContrastive",

@@ -24,7 +24,7 @@ __all__ = ["MALA", "ChainState", "Metropolis", "StepSize"]
 
 StepSize = float | Callable[[Level], float]
 
-_HOPELESS = 1000.0  # nats: a proposal this much worse means that the integrator has left the road
+_HOPELESS = 500.0  # nats: a proposal this much worse means that the integrator has left the road
 
 
 class ChainState(NamedTuple):
@@ -34,7 +34,7 @@ class ChainState(NamedTuple):
         here: the prediction at the current x, so that the next move need not ask again.
         acceptance: probability with which the last proposal was accepted, shape (batch,).
         accepted: whether it was, shape (batch,).
-        divergent: whether the proposal was not finite, or worse by more than 1000 nats.
+        divergent: whether the proposal was not finite, or worse by more than 500 nats.
         step_size: the step used, a float or one per sample.
 
     >>> from scoregen import Constant, Potential, Sampler, SampleNoise

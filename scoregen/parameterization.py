@@ -134,6 +134,8 @@ class Score(Parameterization):
     """
 
     def coefficients(self, sde: SDE, t: Level) -> tuple[Any, Any]:
+        if not isinstance(t.sigma, Tensor) and t.sigma == 0:
+            raise ValueError("a score network has no training target at sigma = 0; use t >= t_min")
         return 0.0, -1 / t.sigma
 
     def decode(self, sde: SDE, t: Level, x: Tensor, out: Tensor) -> Prediction:

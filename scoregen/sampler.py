@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
 from itertools import pairwise
@@ -148,7 +149,14 @@ class Sampler:
         chunk = max(batch, 1) if chunk is None else check_count("chunk", chunk)
         device = model.placement()[0] if device is None else torch.device(device)
         t = self.levels(model.sde)[0].t
-        std = model.sde.prior_std(t)
+        level, std = model.sde.level(t), model.sde.prior_std(t)
+        if self.solver.moves != "stay" and math.log(0.1) < level.lam < math.inf:
+            warnings.warn(
+                f"sampling starts at t = {t:g}, where the signal-to-noise ratio is still "
+                f"{math.exp(2 * level.lam):.2g}: N(0, {std:g}^2) is not the law of the data there. "
+                "Start later, or noise your own data with sde.perturb and use run",
+                stacklevel=3,
+            )
         noise: Noise
         parts = []
         condition = expand_condition(condition or {}, batch, device)
@@ -157,7 +165,6 @@ class Sampler:
             for start in range(0, max(batch, 1), chunk):
                 rows = slice(start, min(start + chunk, batch))
                 like = torch.empty((rows.stop - start, *shape[1:]), dtype=dtype, device=device)
-                level = model.sde.level(t)
                 # the start has a source of its own: a failed run rewinds to the draw behind it
                 if isinstance(seed, torch.Generator):
                     x = std * TorchNoise(seed)(like, level, level)

@@ -8,6 +8,7 @@ import pytest
 import torch
 from cases import Silent, Spy, gaussian, mixture, normal, tensor
 
+import scoregen as sg
 from scoregen import (
     DDIM,
     EDMSDE,
@@ -243,3 +244,14 @@ def test_numbers_and_counts() -> None:
 def test_mixtures_need_positive_weights() -> None:
     with pytest.raises(ValueError, match="positive weights"):
         GaussianMixture(VPSDE(), tensor(0.5, -0.5), normal(2, 2), tensor(1.0, 1.0))
+
+
+def test_a_start_with_signal_left_is_warned_of() -> None:
+    model = sg.Gaussian(sg.DiscreteVPSDE.linear(50), torch.zeros(2), torch.ones(2))
+    with pytest.warns(UserWarning, match="signal-to-noise ratio is still 1.5"):
+        sg.Sampler(sg.DDIM(), sg.Knots()).sample(model, (2, 2))
+
+
+def test_a_score_network_has_no_target_without_noise() -> None:
+    with pytest.raises(ValueError, match="sigma = 0"):
+        sg.Score().coefficients(None, sg.Level(0.0, 1.0, 0.0, math.inf))

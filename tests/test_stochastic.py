@@ -136,7 +136,8 @@ def test_two_stages_need_one_brownian_path(monkeypatch: pytest.MonkeyPatch) -> N
 def test_evaluations_are_the_declared_ones(solver: Solver) -> None:
     model = gaussian(EDMSDE())
     with Counted(model) as count:
-        Sampler(solver, Karras(7, start=5.0, stop=0.1)).sample(model, (3, 1), seed=0)
+        grid = Karras(7, start=5.0, stop=0.1)
+        Sampler(solver, grid).run(model, normal(3, 1), noise=SampleNoise(0))
     assert count.rows == 3 * 7 * solver.nfe  # type: ignore[operator]
 
 

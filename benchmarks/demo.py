@@ -1,6 +1,6 @@
 """The main job: samplers compared on real digits, with the bundled network.
 
-    make demo        (or: python benchmarks/demo.py [--samples 1500] [--out runs/demo])
+    make demo        (or: python benchmarks/demo.py [--samples 1000] [--out runs/demo])
 
 Twelve sampler x grid pairs at 5, 10, 20 and 50 network evaluations per sample, all from the same
 noise and with the labels of the training digits. The reference is the training digits; the dotted
@@ -34,7 +34,7 @@ SAMPLERS = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--samples", type=int, default=1500)
+    parser.add_argument("--samples", type=int, default=1000)
     parser.add_argument("--out", type=Path, default=Path("runs/demo"))
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()

@@ -111,7 +111,7 @@ INTRODUCTION = """\
 # Samplers
 
 This page is written by `python benchmarks/samplers_page.py` from measurements, none of them random:
-for Gaussian data {py:func}`scoregen.output_law` gives the exact law of any sampler that is affine
+for Gaussian data {py:func}`scoregen.analysis.output_law` gives the exact law of any sampler that is affine
 in its inputs. Tests fail when a measured order lies more than 0.2 below the claim.
 
 ## Orders

@@ -67,8 +67,8 @@ class Raw:
 class LogSigma:
     """scale * log(sigma / alpha); EDM's c_noise has scale = 1/4 (Karras et al. 2022, 2206.00364).
 
-    >>> LogSigma(0.25)(None, Level(1.0, 1.0, 1.0, 0.0), torch.zeros(2, 3))
-    tensor([0., 0.])
+    >>> LogSigma(0.25)(None, Level(2.0, 1.0, 2.0, -0.6931), torch.zeros(2, 3))
+    tensor([0.1733, 0.1733])
     """
 
     scale: float = 0.25

@@ -103,9 +103,9 @@ def test_train_writes_a_checkpoint_that_samples(tmp_path, capsys) -> None:
     out = tmp_path / "m"
     command = ["train", "--out", str(out), "--source", "moons", "--steps", "3", "--batch", "32"]
     assert main([*command, "--network", "MLP(hidden=16, depth=1)"]) == 0
-    assert main(["info", "--checkpoint", str(out)]) == 0
+    assert main(["info", "--checkpoint", str(out / "model")]) == 0
     assert "VPSDE" in capsys.readouterr().out
-    assert main(["sample", "--checkpoint", str(out), "--out", str(tmp_path / "s")]) == 0
+    assert main(["sample", "--checkpoint", str(out / "model"), "--out", str(tmp_path / "s")]) == 0
     assert np.load(tmp_path / "s" / "samples.npy").shape == (64, 2)
 
 

@@ -52,10 +52,10 @@ def objectives(x: Tensor) -> dict[str, tuple[Any, int]]:
     buffer = sg.ReplayBuffer(torch.randn(4096, 2, generator=g))
     moves = sg.Sampler(sg.MALA(0.004), sg.Constant(T, 10))
     return {
-        "denoising": (sg.DenoisingScoreMatching(fixed, sg.Simple()), 2500),
-        "sliced": (sg.SlicedScoreMatching(t=T), 2500),
-        "persistent CD": (sg.PersistentContrastiveDivergence(moves, buffer, t=T), 1200),
-        "noise contrastive": (sg.NoiseContrastive(noise, draws=4, t=T), 3000),
+        "denoising": (sg.DenoisingScoreMatching(fixed, sg.Simple()), 1500),
+        "sliced": (sg.SlicedScoreMatching(t=T), 1500),
+        "persistent CD": (sg.PersistentContrastiveDivergence(moves, buffer, t=T), 1000),
+        "noise contrastive": (sg.NoiseContrastive(noise, draws=4, t=T), 2000),
     }
 
 
@@ -88,7 +88,7 @@ SAMPLERS: dict[str, sg.Solver] = {
 
 
 def main() -> None:
-    torch.set_num_threads(2)
+    torch.set_num_threads(1)
     x = sg.rings(20_000, seed=0)
     fresh = SDE.perturb(
         sg.rings(4000, seed=1), T, torch.randn(4000, 2, generator=torch.Generator().manual_seed(2))

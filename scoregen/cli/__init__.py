@@ -21,7 +21,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; errors of input become one line and exit code 2.
 
-    >>> main(["info", "names"])  # doctest: +ELLIPSIS
+    >>> main(["info", "--checkpoint", "names"])  # doctest: +ELLIPSIS
     solver: ...
     0
     """

@@ -42,7 +42,7 @@ def train(
     """Train a score network and write a checkpoint; interrupted, the same command goes on.
 
     Args:
-        out: folder of the checkpoint.
+        out: folder of the run: the checkpoint in model/, and what a resumed training needs.
         source: "digits", a 2-D target (rings, moons, checkerboard, swiss_roll, eight_gaussians),
             or a file or folder of your own (.npy, .npz, .pt, .safetensors, idx, images).
         network: such as "UNet(width=24)" or "MLP(hidden=256)"; chosen from the data if empty.
@@ -76,7 +76,7 @@ def train(
         lr=lr,
         seed=seed,
         ema_decay=ema,
-        label_dropout=label_dropout,
+        label_dropout=label_dropout if content.label is not None else None,
         out=out,
         device=device_of(device),
     )
@@ -85,7 +85,7 @@ def train(
         last = done
     if last is not None:
         print(f"loss {last.loss:.4f} after {last.step} steps")
-    print(f"checkpoint: {out}")
+    print(f"checkpoint: {out / 'model'}")
 
 
 def sample(
@@ -169,7 +169,7 @@ def compare(
     if len(named) < len(sampler):
         raise ValueError("two samplers have one name: write NAME=SOLVER@GRID")
     condition = {}
-    if reference.label is not None and card_of(checkpoint)["net"]["arguments"].get("classes"):
+    if reference.label is not None and card_of(checkpoint)["net"]["args"].get("classes"):
         rows = torch.arange(samples) % len(reference)
         condition = {"label": reference.label[rows]}
     result = run_comparison(
@@ -190,6 +190,7 @@ def compare(
 
 def analyse(
     sampler: tuple[str, ...],
+    /,
     *,
     process: str = "VPSDE",
     variances: tuple[float, ...] = (0.05, 0.5, 2.0),

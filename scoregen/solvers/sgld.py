@@ -29,7 +29,8 @@ class SumOfTerms(EnergyModel):
 
     Args:
         prior: x -> (batch,).
-        term: (x, *rows) -> (batch, m), for rows of shape (batch, m, ...) of each data tensor.
+        term: (x, *rows) -> (batch, m), for rows of each data tensor of shape (batch, m, ...), or
+            (1, N, ...) when all rows are asked for.
         *data: tensors of N rows each.
 
     >>> y = torch.tensor([0.0, 1.0, 2.0])
@@ -55,7 +56,7 @@ class SumOfTerms(EnergyModel):
         rows = condition.get("rows")
         data = [getattr(self, name) for name in self._names]
         if rows is None:
-            data = [d.unsqueeze(0).expand(len(x), *d.shape) for d in data]
+            data = [d.unsqueeze(0) for d in data]  # broadcasts: no copy per chain
         else:
             data = [d[rows] for d in data]
         terms = self.term(x, *data)

@@ -387,3 +387,183 @@ PUBLISHED = {
     ("gauss64", "EDM"): (1.86e-2, 2.53e-3, 1.37e-3, 1.14e-3, 5.33e-4, 1.82e-4, 2.68e-5, 1.72e-5),
     ("gmm2", "EDM"): (1.23e-1, 7.39e-2, 5.02e-2, 2.41e-2, 1.88e-2, 7.25e-3, 7.19e-4, 5.83e-5),
 }
+
+# ---- measuring -----------------------------------------------------------------------------------
+
+
+class Measured(NamedTuple):
+    problem: str
+    process: str
+    nfe: int
+    origin: str
+    sampler: str
+    grid: str
+    ending: str
+    error: float
+
+    @property
+    def key(self) -> tuple[str, str, int]:
+        return self.problem, self.process, self.nfe
+
+    @property
+    def shown(self) -> str:
+        return f"{self.sampler}, {self.grid}, {self.ending}"
+
+
+def measure(problem: Problem, runs: list[Run], grids: list[str], endings: list[Ending],
+            budgets: tuple[int, ...]) -> Iterator[Measured]:  # fmt: skip
+    """Every run on every grid, ending and budget; a method may spend less than its budget."""
+    for run in runs:
+        for grid in grids:
+            for ending in endings:
+                for budget in budgets:
+                    moves = run.moves(budget, ending)
+                    if moves < 2:
+                        continue
+                    x = run.run(problem, grid, ending, moves)
+                    error = problem.error(x)
+                    if math.isfinite(error):
+                        yield Measured(
+                            problem.name, problem.process, budget, run.origin, run.name, grid,
+                            ending.label, error,
+                        )  # fmt: skip
+
+
+def best(found: list[Measured], origins: Callable[[str], bool]) -> dict[Any, Measured]:
+    """The least error for each problem, process and budget."""
+    least: dict[Any, Measured] = {}
+    for m in found:
+        if origins(m.origin) and (m.key not in least or m.error < least[m.key].error):
+            least[m.key] = m
+    return least
+
+
+def robust(found: list[Measured], least: dict[Any, float]) -> list[tuple[float, float, str]]:
+    """(geometric mean, worst) ratio to the best, at 10 evaluations or more, of fixed samplers."""
+    ratios: dict[str, list[float]] = {}
+    for m in found:
+        if m.nfe >= 10:
+            name = f"{m.origin}: {m.shown}"
+            ratios.setdefault(name, []).append(math.log(m.error / least[m.key]))
+    most = max(map(len, ratios.values()))
+    kept = {name: values for name, values in ratios.items() if len(values) == most}
+    return sorted(
+        (math.exp(statistics.fmean(v)), math.exp(max(v)), name) for name, v in kept.items()
+    )
+
+
+def tables(found: list[Measured]) -> Iterator[str]:
+    """Markdown: the best of scoregen beside the best of the others, and fixed samplers."""
+    mine = best(found, lambda origin: origin == "scoregen")
+    theirs = best(found, lambda origin: origin != "scoregen")
+    for problem in PROBLEMS:
+        for process in PROCESSES:
+            keys = [k for k in mine if k[:2] == (problem, process)]
+            if not keys:
+                continue
+            yield f"\n### {problem}, {process}\n"
+            yield (
+                "| NFE | scoregen | RMS | best of the others | RMS | ratio | published | ratio |\n"
+                "|---|---|---|---|---|---|---|---|"
+            )
+            for key in keys:
+                m, other = mine[key], theirs.get(key)
+                cells = [str(key[2]), m.shown, f"{m.error:.2e}"]
+                if other is None:
+                    cells += ["–", "–", "–"]
+                else:
+                    shown = f"{other.origin} {other.shown}"
+                    cells += [shown, f"{other.error:.2e}", f"{m.error / other.error:.2f}"]
+                known = PUBLISHED.get(key[:2])
+                at = known[BUDGETS.index(key[2])] if known else math.nan
+                cells += [f"{at:.2e}", f"{m.error / at:.2f}"] if known else ["–", "–"]
+                yield "| " + " | ".join(cells) + " |"
+    least = {k: min(m.error, theirs[k].error if k in theirs else math.inf)
+             for k, m in mine.items()}  # fmt: skip
+    yield "\n### Fixed samplers\n"
+    yield "| sampler | geometric mean | worst |\n|---|---|---|"
+    ranked = robust(found, least)
+    for origin in ("scoregen", *PEERS):
+        count = 8 if origin == "scoregen" else 2
+        for mean, worst, name in [row for row in ranked if row[2].startswith(origin)][:count]:
+            yield f"| {name} | {mean:.2f} | {worst:.1f} |"
+
+
+def plot(found: list[Measured], path: Path) -> None:
+    """Error against evaluations, a panel for each problem."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(2, 4, figsize=(16, 7), sharex=True)
+    origins = sorted({m.origin for m in found})
+    for column, problem in enumerate(PROBLEMS):
+        for row, process in enumerate(PROCESSES):
+            axis = axes[row][column]
+            for origin in origins:
+                least = best(found, lambda name, origin=origin: name == origin)
+                points = [(k[2], m.error) for k, m in least.items() if k[:2] == (problem, process)]
+                wide = 2.5 if origin == "scoregen" else 1.2
+                axis.loglog(*zip(*points, strict=True), "o-", ms=3, lw=wide, label=origin)
+            if (problem, process) in PUBLISHED:
+                axis.loglog(BUDGETS, PUBLISHED[problem, process], "k:", label="published")
+            axis.set_title(f"{problem}, {process}")
+            axis.grid(alpha=0.3)
+    axes[0][0].legend(fontsize=8)
+    for axis in axes[1]:
+        axis.set_xlabel("evaluations")
+    for row in axes:
+        row[0].set_ylabel("RMS error")
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--rows", type=int, default=64, help="starts in 2-D; half in 64-D")
+    parser.add_argument("--quick", action="store_true", help="fewer grids and problems")
+    parser.add_argument("--out", type=Path, default=Path("runs/accuracy"))
+    parser.add_argument("--page", action="store_true", help="write docs/accuracy.md too")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    torch.set_grad_enabled(False)
+    began = time.perf_counter()
+    runs = list(scoregen_runs())
+    for origin, build in PEERS.items():
+        try:
+            runs += list(build())
+        except ModuleNotFoundError as error:
+            print(f"{origin} is left out: {error}")
+    grids, endings, budgets = list(GRIDS), list(ENDINGS), BUDGETS
+    names = list(PROBLEMS)
+    if options.quick:
+        grids, endings, budgets = ["log-SNR", "VP time^1/2"], endings[1:4:2], BUDGETS[:6]
+        names = ["gauss2", "gmm2"]
+    found: list[Measured] = []
+    for name in names:
+        for process in PROCESSES:
+            rows = options.rows if name.endswith("2") else options.rows // 2
+            problem = Problem(name, process, rows)
+            found += measure(problem, runs, grids, endings, budgets)
+            print(f"{name}, {process}: {time.perf_counter() - began:.0f} s", flush=True)
+    options.out.mkdir(parents=True, exist_ok=True)
+    with (options.out / "results.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(Measured._fields)
+        writer.writerows((*m[:-1], f"{m.error:.6e}") for m in found)
+    text = "\n".join(tables(found)) + "\n"
+    (options.out / "table.md").write_text(text)
+    plot(found, options.out / "plot.png")
+    print(text)
+    print(", ".join(f"{library} {version}" for library, version in versions().items()))
+    print(f"{len(found)} errors in {time.perf_counter() - began:.0f} s, written to {options.out}")
+    if options.page:
+        PAGE.write_text(HEAD + text)
+
+
+HEAD = ""
+
+if __name__ == "__main__":
+    main()

@@ -137,7 +137,11 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     runs: dict[tuple[str, str], Run] = {}
-    for library, found in (("scoregen", ours()), ("torchebm", torchebm()), ("blackjax", blackjax())):
+    for library, found in (
+        ("scoregen", ours()),
+        ("torchebm", torchebm()),
+        ("blackjax", blackjax()),
+    ):
         runs |= {(library, name): run for name, run in found.items()}
     g = torch.Generator().manual_seed(1)
     start = VARIANCES.sqrt() * torch.randn(CHAINS, DIMENSIONS, generator=g)
@@ -155,7 +159,9 @@ def main() -> None:
             size[key] = float(ess(draws).min()) / (CHAINS * args.steps * gradients)
             error[key] = float((draws.flatten(0, 1).var(0) / VARIANCES - 1).abs().max())
     rows = []
-    print(f"{'library':<10} {'method':<9} {'grad/s':>9} {'ESS/grad':>9} {'ESS/s':>9} {'variance':>9}")
+    print(
+        f"{'library':<10} {'method':<9} {'grad/s':>9} {'ESS/grad':>9} {'ESS/s':>9} {'variance':>9}"
+    )
     for key, speed in best.items():
         library, name = key
         mine = ("scoregen", name)

@@ -68,7 +68,7 @@ def main() -> None:
         sampler = sg.Sampler(sg.SGLD(decay, batch), sg.Constant(0.0, moves))
         noise = sg.SampleNoise(1)
         drawn = sg.run_chains(sampler, model, start, noise=noise, warmup=warmup, thin=5)
-        # later draws stand for more time, since the steps shrink: resample by step size
+        # steps shrink, so an early draw stands for more time than a late one
         steps = torch.tensor([decay(warmup + 5 * (k + 1) - 1) for k in range(drawn.draws.shape[1])])
         weights = (steps / steps.sum()).to(drawn.draws.dtype)
         average = torch.einsum("cnd,n->cd", drawn.draws, weights).mean(0)

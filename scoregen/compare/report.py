@@ -53,6 +53,7 @@ def plot_quality(
     path: Path,
     *,
     floor: Mapping[str, float] | None = None,
+    floor_label: str = "real data",
     subtitle: str = "",
 ) -> None:
     """Quality against counted evaluations, log-log with error bars, one panel per metric.
@@ -61,6 +62,7 @@ def plot_quality(
         rows: of a comparison.
         path: PNG, PDF or SVG to write, by its ending.
         floor: value per metric that real data reach, drawn as a line.
+        floor_label: what is written beside that line, such as how many they are.
         subtitle: a line under the title, such as the number of samples.
 
     Raises:
@@ -112,7 +114,7 @@ def plot_quality(
         if floor and metric in floor and math.isfinite(floor[metric]):
             panel.axhline(floor[metric], color="0.4", linestyle=":", linewidth=1.2)
             panel.annotate(
-                "real data",
+                floor_label,
                 (0.02, floor[metric]),
                 xycoords=("axes fraction", "data"),
                 fontsize=8,

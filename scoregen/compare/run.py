@@ -82,9 +82,14 @@ class Comparison:
         write_csv(self.rows, paths["results.csv"])
         write_json(self.rows, self.manifest, paths["results.json"])
         write_text(self.markdown(), paths["table.md"])
-        floor = self.manifest.get("floor")
+        floor = self.manifest.get("floor") or {}
         count = self.manifest.get("samples")
-        plot = {"floor": floor, "subtitle": f"{count} samples per point, one seed", **plot}
+        plot = {
+            "floor": floor.get("values"),
+            "floor_label": f"real data, n = {floor.get('count')}",
+            "subtitle": f"{count} samples per point, one seed",
+            **plot,
+        }
         plot_quality(self.rows, paths["quality.png"], **plot)
         if self.shown:
             plot_samples(self.shown, paths["samples.png"])
@@ -168,9 +173,8 @@ def compare(
         "versions": _versions(),
     }
     if floor is not None:
-        manifest["floor"] = {
-            name: float(m(floor, reference).value) for name, m in zip(names, metrics, strict=True)
-        }
+        values = {n: float(m(floor, reference)[0]) for n, m in zip(names, metrics, strict=True)}
+        manifest["floor"] = {"count": len(floor), "values": values}
     journal = _open_journal(out, manifest)
     done = {r["key"]: r for r in (read_lines(journal)[0] if journal else []) if "key" in r}
     rows: list[Row] = []

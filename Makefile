@@ -15,7 +15,8 @@ LINT := $(VENV)/.installed-lint
 DOCS := $(VENV)/.installed-docs
 PEERS := $(VENV)/.installed-peers
 
-.PHONY: help setup demo test test-slow test-peers lint types docs docs-run mutants train clean
+.PHONY: help setup demo test test-slow test-peers lint types docs docs-run samplers examples figures \
+	bench mutants train clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | column -t -s '|' 2>/dev/null \
@@ -74,6 +75,22 @@ docs: $(DOCS)  ## HTML under docs/_build/html, warnings are errors
 
 docs-run: $(DOCS)  ## the same, with every example executed
 	SCOREGEN_DOCS_EXECUTE=force $(BIN)/python -m sphinx -W --keep-going -b html docs docs/_build/html
+
+samplers: $(BASE)  ## measure every solver again and write docs/samplers.md
+	$(BIN)/python benchmarks/samplers_page.py
+
+examples: $(BASE)  ## run the worked examples again
+	for f in benchmarks/examples/*.py; do $(BIN)/python $$f || exit 1; done
+
+figures: $(BASE)  ## the tables and plots of the likelihood and guidance pages
+	$(BIN)/python benchmarks/bound_limit.py
+	$(BIN)/python benchmarks/guidance_digits.py
+	$(BIN)/python benchmarks/inverse_problems.py --out docs/_generated/inverse_problems.txt
+	$(BIN)/python benchmarks/digits_likelihood.py --out docs/_generated/digits_likelihood.txt
+
+bench: $(PEERS)  ## overhead and accuracy beside other libraries
+	$(BIN)/python benchmarks/overhead.py
+	$(BIN)/python benchmarks/accuracy.py
 
 mutants: $(BASE)  ## break the code on purpose and see that the suite notices
 	$(BIN)/python benchmarks/mutants.py

@@ -41,10 +41,10 @@ from .solvers import (
     DPMSolverPP, DPMSolverSingle, Dopri5, DualAveraging, EULER, EulerMaruyama, EulerStart,
     ExponentialAB, ExponentialEuler, GammaAveraging, HEUN, HMC, History, IPNDM, KarrasHeun,
     Kinetic, KineticState, LMS, Langevin, MALA, MIDPOINT, Metropolis, Multistep, NCSNStep,
-    NCSNv2Step, OBABO, PNDM, PolynomialDecay, PredictorCorrector, ProbabilityFlow, RK4,
-    Restart, ReverseDiffusion, SASolver, SDEDPMSolverPP, SDEDPMSolverPP2S, SEEDS2, SGLD,
-    SNRLangevin, Solver, Status, StepSize, StochasticHeun, SumOfTerms, Tableau, TauBand,
-    TunedState, UniPC, VelocityAB, leapfrog,
+    NCSNv2Step, Noisy, OBABO, PNDM, PolynomialDecay, PredictorCorrector, ProbabilityFlow,
+    RK4, Restart, ReverseDiffusion, SASolver, SDEDPMSolverPP, SDEDPMSolverPP2S, SEEDS2,
+    SGLD, SNRLangevin, Solver, Status, StepSize, StochasticHeun, SumOfTerms, Tableau,
+    TauBand, TunedState, UniPC, VelocityAB, leapfrog,
 )
 from .sampler import Sampler, Step
 from .picard import Picard, PicardState
@@ -113,7 +113,7 @@ __all__ = [
     "LogNormalSigma", "LogProb", "LogSigma", "LogitNormal", "LossAwareKnots", "MALA",
     "MIDPOINT", "MLP", "MMD", "Metric", "Metropolis", "MinSNR", "MissingModes", "Mixture",
     "ModeCovariances", "ModeErrors", "ModeMeans", "ModeWeights", "Modes", "MomentError",
-    "Multistep", "NCSNStep", "NCSNv2Step", "Negated", "Noise", "NoiseContrastive",
+    "Multistep", "NCSNStep", "NCSNv2Step", "Negated", "Noise", "NoiseContrastive", "Noisy",
     "NotAffineError", "OBABO", "Objective", "OptimalGaussian", "Order", "OutputLaw", "PNDM",
     "Parameterization", "Particles", "PersistentContrastiveDivergence", "PiGDM", "Picard",
     "PicardState", "PolyExponential", "Polynomial", "PolynomialDecay", "PolynomialModel",

@@ -4,7 +4,7 @@ from .adams import DEIS, IPNDM, LMS, PNDM, GammaAveraging, VelocityAB
 from .adaptive import AdaptiveDPM, AdaptiveHeun, AdaptiveState, Status
 from .adaptive_sde import AdaptiveSDE, AdaptiveSDEState
 from .ancestral import DDIM, Ancestral, ReverseDiffusion
-from .base import Solver
+from .base import Noisy, Solver
 from .corrector import PredictorCorrector, SNRLangevin
 from .edm import KarrasHeun
 from .flow import EULER, HEUN, MIDPOINT, RK4, Dopri5, ProbabilityFlow, Tableau
@@ -40,6 +40,7 @@ __all__ = [
     "Kinetic",
     "KineticState",
     "Metropolis",
+    "Noisy",
     "NCSNv2Step",
     "PolynomialDecay",
     "StepSize",

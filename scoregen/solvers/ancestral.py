@@ -13,7 +13,7 @@ from ..model import ScoreModel
 from ..noise import Noise
 from ..prediction import mix
 from ..sde import Level
-from .base import Solver
+from .base import Noisy, Solver
 
 __all__ = ["DDIM", "Ancestral", "ReverseDiffusion", "posterior"]
 
@@ -51,7 +51,7 @@ class Ancestral(Solver):
 
     >>> from scoregen import DiscreteVPSDE, Gaussian, Knots, Sampler
     >>> import torch
-    >>> model = Gaussian(DiscreteVPSDE.linear(100), torch.zeros(2), torch.ones(2))
+    >>> model = Gaussian(DiscreteVPSDE.cosine(100), torch.zeros(2), torch.ones(2))
     >>> Sampler(Ancestral("large"), Knots()).sample(model, (3, 2), seed=0).shape
     torch.Size([3, 2])
     """
@@ -84,7 +84,7 @@ class Ancestral(Solver):
 
 
 @dataclass(frozen=True)
-class DDIM(Solver):
+class DDIM(Noisy):
     """x_s = alpha_s x0 + sqrt(sigma_s^2 - tau^2) eps + tau z (Song et al. 2020, 2010.02502).
 
     tau = eta sigma_s sqrt(1 - SNR_t / SNR_s); eta = 0 is Euler's method on the probability-flow ODE
@@ -101,14 +101,6 @@ class DDIM(Solver):
 
     def __post_init__(self) -> None:
         check_number("eta", self.eta, 0.0, 1.0)
-
-    @property
-    def moves(self) -> Literal["down", "up"]:  # type: ignore[override]
-        return "down" if self.eta else "up"
-
-    @property
-    def order(self) -> int | None:  # type: ignore[override]
-        return None if self.eta else 1
 
     weak_order = 1
 

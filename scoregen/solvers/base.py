@@ -11,7 +11,7 @@ from ..model import ScoreModel
 from ..noise import Noise
 from ..sde import Level
 
-__all__ = ["Solver"]
+__all__ = ["Noisy", "Solver"]
 
 
 class Solver(ABC):
@@ -50,3 +50,24 @@ class Solver(ABC):
         Returns:
             (x at s, state for the next move).
         """
+
+
+class Noisy(Solver):
+    """A solver whose `eta` says how much noise enters; with none it is an ODE solver.
+
+    Without noise its order is that of its law, and it may walk either way.
+
+    >>> from scoregen import DDIM
+    >>> DDIM(eta=0.5).order, DDIM(eta=0.5).moves, DDIM().moves
+    (None, 'down', 'up')
+    """
+
+    eta: float
+
+    @property
+    def moves(self) -> Literal["down", "up"]:  # type: ignore[override]
+        return "down" if self.eta else "up"
+
+    @property
+    def order(self) -> int | None:  # type: ignore[override]
+        return None if self.eta else self.weak_order

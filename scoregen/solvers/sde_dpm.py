@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from torch import Tensor
 
@@ -22,7 +22,7 @@ from ..noise import Noise
 from ..prediction import mix
 from ..sde import Level
 from .ancestral import DDIM
-from .base import Solver
+from .base import Noisy, Solver
 from .exponential import check_order, combine, half_weights, moment_weights
 
 __all__ = ["AncestralODE", "SDEDPMSolverPP", "SDEDPMSolverPP2S"]
@@ -63,7 +63,7 @@ def brownian(x: Tensor, t: Level, m: Level, s: Level, noise: Noise) -> tuple[Ten
 
 
 @dataclass(frozen=True)
-class SDEDPMSolverPP(Solver):
+class SDEDPMSolverPP(Noisy):
     """SDE-DPM-Solver++(1, 2M, 3M) (Lu et al. 2022, 2211.01095): one evaluation a move.
 
     x0 is a polynomial in lam through the last `points` predictions, integrated against
@@ -86,14 +86,6 @@ class SDEDPMSolverPP(Solver):
     def __post_init__(self) -> None:
         check_order("points", self.points, 3)
         check_number("eta", self.eta, 0.0)
-
-    @property
-    def moves(self) -> Literal["down", "up"]:  # type: ignore[override]
-        return "down" if self.eta else "up"
-
-    @property
-    def order(self) -> int | None:  # type: ignore[override]
-        return None if self.eta else min(self.points, 2)
 
     @property
     def weak_order(self) -> int:  # type: ignore[override]
@@ -125,7 +117,7 @@ class SDEDPMSolverPP(Solver):
 
 
 @dataclass(frozen=True)
-class SDEDPMSolverPP2S(Solver):
+class SDEDPMSolverPP2S(Noisy):
     """Two-stage stochastic DPM-Solver++, known as dpmpp_sde (Lu et al. 2022, 2211.01095).
 
     Two DDIM(eta) moves from x: to m with x0(x), a fraction r of the way in lam, then to s with
@@ -147,14 +139,6 @@ class SDEDPMSolverPP2S(Solver):
     def __post_init__(self) -> None:
         check_number("eta", self.eta, 0.0, 1.0)
         check_number("r", self.r, 0.0, 1.0, open_low=True, open_high=True)
-
-    @property
-    def moves(self) -> Literal["down", "up"]:  # type: ignore[override]
-        return "down" if self.eta else "up"
-
-    @property
-    def order(self) -> int | None:  # type: ignore[override]
-        return None if self.eta else 2
 
     weak_order = 2
 
@@ -181,7 +165,7 @@ class SDEDPMSolverPP2S(Solver):
 
 
 @dataclass(frozen=True)
-class AncestralODE(Solver):
+class AncestralODE(Noisy):
     """An ODE solver made stochastic: it walks past s to a cleaner level, then noise is put back.
 
     The level is the one where adding DDIM's eta sigma_s sqrt(1 - SNR_t / SNR_s) of noise leads to
@@ -205,14 +189,6 @@ class AncestralODE(Solver):
         if not isinstance(self.solver, Solver) or self.solver.order is None:
             raise TypeError(f"solver must be a noise-free Solver such as DDIM(), got {self.solver}")
         check_number("eta", self.eta, 0.0, 1.0)
-
-    @property
-    def moves(self) -> Literal["down", "up"]:  # type: ignore[override]
-        return "down" if self.eta else "up"
-
-    @property
-    def order(self) -> int | None:  # type: ignore[override]
-        return None if self.eta else self.solver.order
 
     @property
     def weak_order(self) -> int | None:  # type: ignore[override]

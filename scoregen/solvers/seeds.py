@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from torch import Tensor
 
@@ -18,7 +18,7 @@ from ..model import ScoreModel
 from ..noise import Noise
 from ..prediction import mix
 from ..sde import Level
-from .base import Solver
+from .base import Noisy
 from .exponential import Form
 from .sde_dpm import kernel, lifted
 
@@ -46,7 +46,7 @@ def from_noise(
 
 
 @dataclass(frozen=True)
-class ExponentialEuler(Solver):
+class ExponentialEuler(Noisy):
     """Exponential Euler-Maruyama: eps frozen over the move, all else exact.
 
     x_s = alpha_s [x / alpha_t + (1 + eta)(r_s - r_t) eps + sqrt(eta (r_t^2 - r_s^2)) z] with
@@ -66,14 +66,6 @@ class ExponentialEuler(Solver):
     def __post_init__(self) -> None:
         check_number("eta", self.eta, 0.0)
 
-    @property
-    def moves(self) -> Literal["down", "up"]:  # type: ignore[override]
-        return "down" if self.eta else "up"
-
-    @property
-    def order(self) -> int | None:  # type: ignore[override]
-        return None if self.eta else 1
-
     def step(
         self, model: ScoreModel, x: Tensor, t: Level, s: Level, state: Any, noise: Noise
     ) -> tuple[Tensor, Any]:
@@ -88,7 +80,7 @@ class ExponentialEuler(Solver):
 
 
 @dataclass(frozen=True)
-class StochasticHeun(Solver):
+class StochasticHeun(Noisy):
     """Heun's method on the reverse SDE: the mean of eps at both ends, one draw for both stages.
 
     An `ExponentialEuler` move to s, then the same move with the mean of eps before and after it.
@@ -110,14 +102,6 @@ class StochasticHeun(Solver):
     def __post_init__(self) -> None:
         check_number("eta", self.eta, 0.0)
 
-    @property
-    def moves(self) -> Literal["down", "up"]:  # type: ignore[override]
-        return "down" if self.eta else "up"
-
-    @property
-    def order(self) -> int | None:  # type: ignore[override]
-        return None if self.eta else 2
-
     def step(
         self, model: ScoreModel, x: Tensor, t: Level, s: Level, state: Any, noise: Noise
     ) -> tuple[Tensor, Any]:
@@ -135,7 +119,7 @@ class StochasticHeun(Solver):
 
 
 @dataclass(frozen=True)
-class SEEDS2(Solver):
+class SEEDS2(Noisy):
     """SEEDS-2, the stochastic exponential midpoint rule (Gonzalez et al. 2023, 2305.14267).
 
     A move to the middle in lam with the prediction at t, then the whole move with the prediction in
@@ -158,14 +142,6 @@ class SEEDS2(Solver):
     def __post_init__(self) -> None:
         check_number("eta", self.eta, 0.0)
         check_choice("form", self.form, ("x0", "eps"))
-
-    @property
-    def moves(self) -> Literal["down", "up"]:  # type: ignore[override]
-        return "down" if self.eta else "up"
-
-    @property
-    def order(self) -> int | None:  # type: ignore[override]
-        return None if self.eta else 2
 
     def _plan(self, t: Level, s: Level) -> tuple[float, float, float]:
         if self.form == "x0":

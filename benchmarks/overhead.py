@@ -76,6 +76,23 @@ def solvers() -> dict[str, sg.Solver]:
     found["ProbabilityFlow(RK4)"] = sg.ProbabilityFlow(sg.RK4)
     found["KarrasHeun(churn=0.1)"] = sg.KarrasHeun(churn=0.1)
     found["DDIM(eta=1.0)"] = sg.DDIM(eta=1.0)
+    late = sg.EulerStart
+    found |= {
+        "DPMSolverPP(3)": sg.DPMSolverPP(3),
+        "DPMSolverSingle(2, eps)": sg.DPMSolverSingle(2, "eps"),
+        "DPMSolverSingle(2, x0)": sg.DPMSolverSingle(2, "x0"),
+        "AncestralODE(2, eps)": sg.AncestralODE(sg.DPMSolverSingle(2, "eps")),
+        "AncestralODE(2, x0)": sg.AncestralODE(sg.DPMSolverSingle(2, "x0")),
+        "SDEDPMSolverPP(3)": sg.SDEDPMSolverPP(3),
+        "UniPC(2)": sg.UniPC(2),
+        "PNDM(heun)": sg.PNDM("heun"),
+        "DEIS(2)": sg.DEIS(2),
+    }
+    for order in (2, 4):
+        found[f"LMS({order})"] = late(sg.LMS(order))
+        found[f"VelocityAB({order})"] = late(sg.VelocityAB(order))
+        found[f"ExponentialAB({order}, eps)"] = late(sg.ExponentialAB(order, "eps"))
+        found[f"ExponentialAB({order}, x0)"] = late(sg.ExponentialAB(order, "x0"))
     return found
 
 
@@ -131,6 +148,10 @@ def diffusers(steps: int) -> dict[str, Callable[[Tensor], object]]:
         "DPM++ 3M": d.DPMSolverMultistepScheduler(solver_order=3),
         "SDE-DPM++ 2M": d.DPMSolverMultistepScheduler(algorithm_type="sde-dpmsolver++"),
         "DPM++ 2S": d.DPMSolverSinglestepScheduler(),
+        "SDE-DPM++ 3M": d.DPMSolverMultistepScheduler(
+            algorithm_type="sde-dpmsolver++", solver_order=3, solver_type="heun"
+        ),
+        "SASolver": d.SASolverScheduler(),
         "UniPC-2": d.UniPCMultistepScheduler(),
         "DEIS-2": d.DEISMultistepScheduler(),
         "PNDM": d.PNDMScheduler(skip_prk_steps=True),
@@ -149,17 +170,69 @@ def diffusers(steps: int) -> dict[str, Callable[[Tensor], object]]:
 
         return run
 
-    noisy = {"DDPM", "EulerAncestral", "SDE-DPM++ 2M"}
+    noisy = {"DDPM", "EulerAncestral", "SDE-DPM++ 2M", "SDE-DPM++ 3M", "SASolver"}
     return {name: loop(s, name in noisy) for name, s in made.items()}
+
+
+def azula(steps: int) -> dict[str, Callable[[Tensor], object]]:
+    """azula's samplers on the same denoiser and sigmas; time is sigma."""
+    from azula import denoise, sample
+
+    class Model(denoise.Denoiser):
+        def schedule(self, t: Tensor) -> tuple[Tensor, Tensor]:
+            return torch.ones_like(t), t
+
+        def forward(self, x: Tensor, t: Tensor, **extra: Any) -> Any:
+            return denoise.DiracPosterior(x * 0.5)
+
+    times = sg.Karras(steps + 1)(sg.EDMSDE())[:-1].float()
+    made = {
+        **{name: {} for name in ("DDPM", "DDIM", "Euler", "Heun", "Ito", "PC")},
+        **{f"{n}{k}": {"order": k} for n in ("zAB", "vAB", "zEAB", "xEAB") for k in (2, 4)},
+    }
+    loops: dict[str, Callable[[Tensor], object]] = {}
+    for name, arguments in made.items():
+        cls = getattr(sample, name.rstrip("24") + "Sampler")
+        gridded = type(name, (cls,), {"timesteps": property(lambda self: times)})
+        loops[name] = gridded(Model(), silent=True, **arguments)
+    return loops
 
 
 # our method -> peers' versions of the same method
 TWINS = {
-    "DDIM": ["k-diffusion/euler", "diffusers/DDIM", "diffusers/Euler"],
-    "Ancestral": ["k-diffusion/euler_ancestral", "diffusers/DDPM", "diffusers/EulerAncestral"],
+    "DDIM": ["k-diffusion/euler", "diffusers/DDIM", "diffusers/Euler", "azula/Euler", "azula/DDIM"],
+    "Ancestral": [
+        "k-diffusion/euler_ancestral",
+        "diffusers/DDPM",
+        "diffusers/EulerAncestral",
+        "azula/DDPM",
+    ],
+    "AncestralODE": ["k-diffusion/euler_ancestral"],
+    "ExponentialEuler": ["azula/Ito"],
     "DPMSolverPP": ["k-diffusion/dpmpp_2m", "diffusers/DPM++ 2M"],
-    "KarrasHeun": ["k-diffusion/heun", "diffusers/Heun"],
+    "DPMSolverPP(3)": ["diffusers/DPM++ 3M"],
+    "DPMSolver3MAsPublished": ["diffusers/DPM++ 3M"],
+    "DPMSolverSingle(2, eps)": ["k-diffusion/dpm_2", "diffusers/KDPM2"],
+    "AncestralODE(2, eps)": ["k-diffusion/dpm_2_ancestral"],
+    "AncestralODE(2, x0)": ["k-diffusion/dpmpp_2s_ancestral"],
+    "KarrasHeun": ["k-diffusion/heun", "diffusers/Heun", "azula/Heun"],
     "KarrasHeun(churn=0.1)": ["k-diffusion/heun, churn"],
+    "UniPC(2)": ["diffusers/UniPC-2"],
+    "DEIS(2)": ["diffusers/DEIS-2"],
+    "PNDM(heun)": ["diffusers/PNDM"],
+    "LMS(2)": ["azula/zAB2"],
+    "LMS(4)": ["k-diffusion/lms", "azula/zAB4"],
+    "VelocityAB(2)": ["azula/vAB2"],
+    "VelocityAB(4)": ["azula/vAB4"],
+    "ExponentialAB(2, eps)": ["azula/zEAB2", "diffusers/DEIS-2"],
+    "ExponentialAB(4, eps)": ["azula/zEAB4"],
+    "ExponentialAB(2, x0)": ["azula/xEAB2"],
+    "ExponentialAB(4, x0)": ["azula/xEAB4"],
+    "SDEDPMSolverPP": ["k-diffusion/dpmpp_2m_sde", "diffusers/SDE-DPM++ 2M"],
+    "SDEDPMSolverPP(3)": ["k-diffusion/dpmpp_3m_sde", "diffusers/SDE-DPM++ 3M"],
+    "SDEDPMSolverPP2S": ["k-diffusion/dpmpp_sde"],
+    "SASolver": ["diffusers/SASolver"],
+    "PredictorCorrector": ["azula/PC"],
 }
 
 
@@ -191,7 +264,15 @@ def evaluations(steps: int) -> dict[str, float]:
     return counts
 
 
-PEER_EVALUATIONS = {"heun": 2.0, "dpm_2": 2.0, "Heun": 2.0, "KDPM2": 2.0, "2s": 2.0, "pp_sde": 2.0}
+PEER_EVALUATIONS = {
+    "heun": 2.0,
+    "dpm_2": 2.0,
+    "Heun": 2.0,
+    "KDPM2": 2.0,
+    "2s": 2.0,
+    "pp_sde": 2.0,
+    "azula/PC": 2.0,
+}
 
 
 def main() -> None:
@@ -203,7 +284,11 @@ def main() -> None:
     torch.set_num_threads(1)
     torch.set_grad_enabled(False)
     loops = {f"scoregen/{k}": v for k, v in ours(options.steps).items()}
-    for origin, build in (("k-diffusion", k_diffusion), ("diffusers", diffusers)):
+    for origin, build in (
+        ("k-diffusion", k_diffusion),
+        ("diffusers", diffusers),
+        ("azula", azula),
+    ):
         try:
             loops |= {f"{origin}/{k}": v for k, v in build(options.steps).items()}
         except ModuleNotFoundError as error:

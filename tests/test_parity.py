@@ -129,6 +129,10 @@ NOISY: dict[str, tuple[sg.Solver, dict[str, Any]]] = {
     "dpmpp_2s_ancestral": (sg.AncestralODE(sg.DPMSolverSingle(2, "x0")), {}),
     "dpmpp_2m_sde": (sg.SDEDPMSolverPP(2), {}),
     "dpmpp_2m_sde, eta 0.5": (sg.SDEDPMSolverPP(2, eta=0.5), {"eta": 0.5}),
+    "dpmpp_2m_sde, heun, eta 0": (
+        sg.ExponentialAB(2, "x0"),
+        {"eta": 0.0, "solver_type": "heun"},
+    ),
     "dpmpp_2m_sde, eta 0": (sg.DPMSolverPP(2), {"eta": 0.0}),
 }
 

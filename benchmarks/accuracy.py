@@ -1,6 +1,6 @@
 """Error per network evaluation, beside other libraries in the same run.
 
-    python benchmarks/accuracy.py [--quick] [--rows 64] [--out runs/accuracy] [--page]
+    python benchmarks/accuracy.py [--quick | --full] [--workers 2] [--out runs/accuracy] [--page]
 
 Root mean square, over samples and coordinates, of a sampler's x_0 minus the exact end of the
 probability-flow path from the same x_T, in float64, with the exact score: what is left is the
@@ -13,8 +13,10 @@ from __future__ import annotations
 
 import argparse
 import csv
+import itertools
 import logging
 import math
+import multiprocessing
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -31,8 +33,6 @@ import scoregen as sg
 F64 = torch.float64
 BUDGETS = (5, 8, 10, 15, 20, 30, 50, 100)
 PAGE = Path(__file__).parents[1] / "docs" / "accuracy.md"
-
-# ---- problems ------------------------------------------------------------------------------------
 
 
 def gauss2(sde: sg.SDE) -> sg.ScoreModel:
@@ -106,9 +106,6 @@ class Problem:
         return float((x - self.truth).square().mean().sqrt())
 
 
-# ---- grids ---------------------------------------------------------------------------------------
-
-
 def vp_power(rho: float) -> Callable[[int, float, float], Tensor]:
     """t^(1/rho) of the VP process equally far apart, carried over by sigma / alpha."""
 
@@ -128,6 +125,17 @@ def karras(rho: float) -> Callable[[int, float, float], Tensor]:
     return ratios
 
 
+def focused(centre: float, width: float) -> Callable[[int, float, float], Tensor]:
+    """`Focused`: densest in log(sigma / alpha) at the centre."""
+
+    def ratios(moves: int, high: float, low: float) -> Tensor:
+        ends = [math.asinh(math.log(r / centre) / width) for r in (high, low)]
+        ramp = torch.linspace(ends[0], ends[1], moves + 1, dtype=F64)
+        return centre * torch.exp(width * torch.sinh(ramp))
+
+    return ratios
+
+
 def log_power(rho: float) -> Callable[[int, float, float], Tensor]:
     def ratios(moves: int, high: float, low: float) -> Tensor:
         ramp = torch.linspace(1.0, 0.0, moves + 1, dtype=F64) ** rho
@@ -142,7 +150,7 @@ GRIDS = {
     "log-SNR^1.3": log_power(1.3),
     "Karras 7": karras(7.0),
     "Karras 12": karras(12.0),
-    "VP time": vp_power(1.0),
+    "focused": focused(0.3, 0.7),
     "VP time^1/2": vp_power(2.0),
 }
 
@@ -162,7 +170,6 @@ ENDINGS = (
     Ending(0.002, False),
     Ending(0.002, True),
     Ending(0.005, False),
-    Ending(0.01, False),
     Ending(0.01, True),
     Ending(0.02, False),
 )
@@ -175,13 +182,11 @@ def ratios(problem: Problem, grid: str, ending: Ending, moves: int) -> Tensor:
     return r
 
 
-# ---- scoregen ------------------------------------------------------------------------------------
-
-
 def solvers() -> dict[str, sg.Solver]:
     """The deterministic solvers, in the variants worth their time."""
     late = sg.EulerStart
     adams = [made(order) for made in (sg.LMS, sg.DEIS, sg.VelocityAB) for order in (3, 4)]
+    angles = [sg.AngleAdams(4), *[sg.AngleAdams(p, smooth_end=True) for p in (2, 3, 4)]]
     exponential = [sg.ExponentialAB(order, form) for form in ("x0", "eps") for order in (3, 4)]
     unipc = [sg.UniPC(p, form) for form in ("x0", "eps") for p in (2, 3)]
     every = [
@@ -189,6 +194,7 @@ def solvers() -> dict[str, sg.Solver]:
         *[sg.GammaAveraging(gamma) for gamma in (1.5, 2.0)],
         *[sg.IPNDM(points) for points in (2, 3, 4)],
         *[late(solver) for solver in adams],
+        *[late(solver) for solver in angles],
         sg.DPMSolverPP(2),
         sg.DPMSolver(2),
         *exponential,
@@ -209,7 +215,8 @@ def label(solver: sg.Solver) -> str:
         return f"ProbabilityFlow({solver.tableau.name})"
     if isinstance(solver, sg.EulerStart):
         return f"EulerStart({label(solver.solver)})"
-    return repr(solver).replace("solver=", "").replace(", variant='exact'", "")
+    shown = repr(solver).replace(", variant='exact'", "").replace(", smooth_end=False", "")
+    return shown.split("(churn")[0].replace(", predictor=2, corrector=2", "")
 
 
 @cache
@@ -244,22 +251,40 @@ class Run(NamedTuple):
 def ours(solver: sg.Solver) -> Callable[[Problem, str, Ending, int], Tensor]:
     def run(problem: Problem, grid: str, ending: Ending, moves: int) -> Tensor:
         model = problem.on(ending.ratio)
-        sde = model.sde
-        times = sde.time(-ratios(problem, grid, ending, moves).log()).tolist()
-        times[0], times[-1] = sde.t_max, sde.t_min
-        tail = [0.0] if ending.denoise else []
-        sampler = sg.Sampler(solver, sg.Times(*times, *tail))
-        return sampler.run(model, problem.x, noise=sg.SampleNoise(0))
+        return walk(solver, model, problem.x, ratios(problem, grid, ending, moves), ending)
 
     return run
+
+
+def on_rectified_flow(solver: sg.Solver) -> Callable[[Problem, str, Ending, int], Tensor]:
+    """The same data and start on straight paths, where time is sigma / (alpha + sigma)."""
+
+    def run(problem: Problem, grid: str, ending: Ending, moves: int) -> Tensor:
+        r = ratios(problem, grid, ending, moves)
+        ends = [float(ratio / (1 + ratio)) for ratio in (r[-1], r[0])]
+        model = PROBLEMS[problem.name](sg.RectifiedSDE(*ends))
+        return walk(solver, model, problem.unscaled * (1 - ends[1]), r, ending)
+
+    return run
+
+
+def walk(solver: sg.Solver, model: sg.ScoreModel, x: Tensor, r: Tensor, ending: Ending) -> Tensor:
+    """From the process' t_max to its t_min, and to 0 if the ending says so, else x / alpha."""
+    sde = model.sde
+    times = sde.time(-r.log()).tolist()
+    times[0], times[-1] = sde.t_max, sde.t_min
+    tail = [0.0] if ending.denoise else []
+    x = sg.Sampler(solver, sg.Times(*times, *tail)).run(model, x, noise=sg.SampleNoise(0))
+    return x if ending.denoise else x / sde.level(sde.t_min).alpha
 
 
 def scoregen_runs() -> Iterator[Run]:
     for name, solver in solvers().items():
         yield Run("scoregen", name, *cost(solver), ours(solver))
-
-
-# ---- other libraries -----------------------------------------------------------------------------
+    for order in (2, 3, 4):
+        velocity = sg.EulerStart(sg.VelocityAB(order))
+        name = f"{label(velocity)} on RectifiedSDE"
+        yield Run("scoregen", name, *cost(velocity), on_rectified_flow(velocity))
 
 
 def finish(problem: Problem, x: Tensor, ending: Ending) -> Tensor:
@@ -388,8 +413,6 @@ PUBLISHED = {
     ("gmm2", "EDM"): (1.23e-1, 7.39e-2, 5.02e-2, 2.41e-2, 1.88e-2, 7.25e-3, 7.19e-4, 5.83e-5),
 }
 
-# ---- measuring -----------------------------------------------------------------------------------
-
 
 class Measured(NamedTuple):
     problem: str
@@ -429,6 +452,25 @@ def measure(problem: Problem, runs: list[Run], grids: list[str], endings: list[E
                         )  # fmt: skip
 
 
+# The sampler to take where nothing else is known: at 10 evaluations or more, on any process.
+RECOMMENDED = sg.EulerStart(sg.AngleAdams(4, smooth_end=True))
+
+
+def recommended(problem: Problem, budgets: tuple[int, ...]) -> Iterator[Measured]:
+    """As a user has it: the process as it comes, from t_max to 0."""
+    model = PROBLEMS[problem.name](problem.sde)
+    for budget in budgets:
+        with sg.Counted(model) as counted:
+            sampler = sg.Sampler(RECOMMENDED, sg.Focused(budget))
+            x = sampler.run(model, problem.x, noise=sg.SampleNoise(0))
+        if counted.rows != budget * len(problem.x):
+            raise RuntimeError(f"{budget} evaluations were meant, {counted.rows} rows were asked")
+        yield Measured(
+            problem.name, problem.process, budget, "scoregen", label(RECOMMENDED), "Focused",
+            "as the process has it", problem.error(x),
+        )  # fmt: skip
+
+
 def best(found: list[Measured], origins: Callable[[str], bool]) -> dict[Any, Measured]:
     """The least error for each problem, process and budget."""
     least: dict[Any, Measured] = {}
@@ -456,35 +498,44 @@ def tables(found: list[Measured]) -> Iterator[str]:
     """Markdown: the best of scoregen beside the best of the others, and fixed samplers."""
     mine = best(found, lambda origin: origin == "scoregen")
     theirs = best(found, lambda origin: origin != "scoregen")
-    for problem in PROBLEMS:
-        for process in PROCESSES:
-            keys = [k for k in mine if k[:2] == (problem, process)]
-            if not keys:
-                continue
-            yield f"\n### {problem}, {process}\n"
-            yield (
-                "| NFE | scoregen | RMS | best of the others | RMS | ratio | published | ratio |\n"
-                "|---|---|---|---|---|---|---|---|"
-            )
-            for key in keys:
-                m, other = mine[key], theirs.get(key)
-                cells = [str(key[2]), m.shown, f"{m.error:.2e}"]
-                if other is None:
-                    cells += ["–", "–", "–"]
-                else:
-                    shown = f"{other.origin} {other.shown}"
-                    cells += [shown, f"{other.error:.2e}", f"{m.error / other.error:.2f}"]
-                known = PUBLISHED.get(key[:2])
-                at = known[BUDGETS.index(key[2])] if known else math.nan
-                cells += [f"{at:.2e}", f"{m.error / at:.2f}"] if known else ["–", "–"]
-                yield "| " + " | ".join(cells) + " |"
-    least = {k: min(m.error, theirs[k].error if k in theirs else math.inf)
-             for k, m in mine.items()}  # fmt: skip
-    yield "\n### Fixed samplers\n"
+    usual = {m.key: m.error for m in found if m.grid == "Focused"}
+    least = {k: min(m.error, theirs[k].error if k in theirs else math.inf) for k, m in mine.items()}
+    above = [math.log(usual[k] / least[k]) for k in usual if k[2] >= 10]
+    mean, worst = math.exp(statistics.fmean(above)), math.exp(max(above))
+    yield (
+        f"The recommended sampler is `Sampler({label(RECOMMENDED)}, Focused(n))`: over all "
+        f"problems and 10 evaluations or more, its error is {mean:.2f} times the least of any "
+        f"sampler measured here (geometric mean), at most {worst:.1f} times.\n"
+    )
+    for problem, process in itertools.product(PROBLEMS, PROCESSES):
+        keys = [k for k in mine if k[:2] == (problem, process)]
+        if not keys:
+            continue
+        yield f"\n## {problem}, {process}\n"
+        yield (
+            "| NFE | recommended | best of scoregen | RMS | best of the others | RMS | ratio "
+            "| published | ratio |\n|---|---|---|---|---|---|---|---|---|"
+        )
+        for key in keys:
+            m, other, known = mine[key], theirs.get(key), PUBLISHED.get(key[:2])
+            cells = [str(key[2]), f"{usual[key]:.1e}", m.shown, f"{m.error:.1e}"]
+            if other is None:
+                cells += ["–"] * 3
+            else:
+                shown = f"{other.origin} {other.shown}"
+                cells += [shown, f"{other.error:.1e}", f"{m.error / other.error:.2f}"]
+            at = known[BUDGETS.index(key[2])] if known else math.nan
+            cells += [f"{at:.1e}", f"{m.error / at:.2f}"] if known else ["–"] * 2
+            yield "| " + " | ".join(cells) + " |"
+    yield "\n## Fixed samplers\n"
+    yield (
+        "Error over the least of any sampler at that budget, for one solver on one grid with one "
+        "ending, over all problems and 10 evaluations or more.\n"
+    )
     yield "| sampler | geometric mean | worst |\n|---|---|---|"
     ranked = robust(found, least)
     for origin in ("scoregen", *PEERS):
-        count = 8 if origin == "scoregen" else 2
+        count = 10 if origin == "scoregen" else 3
         for mean, worst, name in [row for row in ranked if row[2].startswith(origin)][:count]:
             yield f"| {name} | {mean:.2f} | {worst:.1f} |"
 
@@ -520,34 +571,52 @@ def plot(found: list[Measured], path: Path) -> None:
     plt.close(figure)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--rows", type=int, default=64, help="starts in 2-D; half in 64-D")
-    parser.add_argument("--quick", action="store_true", help="fewer grids and problems")
-    parser.add_argument("--out", type=Path, default=Path("runs/accuracy"))
-    parser.add_argument("--page", action="store_true", help="write docs/accuracy.md too")
-    options = parser.parse_args()
+def every_run() -> Iterator[Run]:
+    """scoregen's and those of the libraries that are installed."""
+    yield from scoregen_runs()
+    for origin, build in PEERS.items():
+        try:
+            yield from build()
+        except ModuleNotFoundError as error:
+            print(f"{origin} is left out: {error}")
+
+
+def job(task: tuple[str, str, int, str]) -> list[Measured]:
+    """All that is measured on one problem and process."""
+    name, process, rows, extent = task
     torch.set_num_threads(1)
     torch.set_grad_enabled(False)
     began = time.perf_counter()
-    runs = list(scoregen_runs())
-    for origin, build in PEERS.items():
-        try:
-            runs += list(build())
-        except ModuleNotFoundError as error:
-            print(f"{origin} is left out: {error}")
     grids, endings, budgets = list(GRIDS), list(ENDINGS), BUDGETS
-    names = list(PROBLEMS)
-    if options.quick:
-        grids, endings, budgets = ["log-SNR", "VP time^1/2"], endings[1:4:2], BUDGETS[:6]
-        names = ["gauss2", "gmm2"]
-    found: list[Measured] = []
-    for name in names:
-        for process in PROCESSES:
-            rows = options.rows if name.endswith("2") else options.rows // 2
-            problem = Problem(name, process, rows)
-            found += measure(problem, runs, grids, endings, budgets)
-            print(f"{name}, {process}: {time.perf_counter() - began:.0f} s", flush=True)
+    if extent == "quick":
+        grids, endings, budgets = ["log-SNR", "focused"], endings[:1], BUDGETS[:6]
+    elif extent == "usual":
+        grids, endings = ["log-SNR", "Karras 7", "VP time^1/2", "focused"], endings[::2]
+    problem = Problem(name, process, rows if name.endswith("2") else rows // 2)
+    found = list(measure(problem, list(every_run()), grids, endings, budgets))
+    found += recommended(problem, budgets)
+    took = time.perf_counter() - began
+    print(f"{name}, {process}: {len(found)} errors in {took:.0f} s", flush=True)
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--rows", type=int, default=64, help="starts in 2-D; half in 64-D")
+    size = parser.add_mutually_exclusive_group()
+    size.add_argument("--quick", action="store_true", help="two problems, two grids")
+    size.add_argument("--full", action="store_true", help="every grid and ending")
+    parser.add_argument("--workers", type=int, default=1, help="processes")
+    parser.add_argument("--out", type=Path, default=Path("runs/accuracy"))
+    parser.add_argument("--page", action="store_true", help="write docs/accuracy.md too")
+    options = parser.parse_args()
+    began = time.perf_counter()
+    extent = "quick" if options.quick else "full" if options.full else "usual"
+    names = ["gauss2", "gmm2"] if options.quick else list(PROBLEMS)
+    tasks = [(n, p, options.rows, extent) for n in reversed(names) for p in PROCESSES]
+    with multiprocessing.get_context("spawn").Pool(options.workers) as pool:
+        found = [m for part in pool.map(job, tasks, chunksize=1) for m in part]
+    found.sort(key=lambda m: (list(PROBLEMS).index(m.problem), m.process != "VP", m.nfe))
     options.out.mkdir(parents=True, exist_ok=True)
     with (options.out / "results.csv").open("w", newline="") as file:
         writer = csv.writer(file)
@@ -563,7 +632,38 @@ def main() -> None:
         PAGE.write_text(HEAD + text)
 
 
-HEAD = ""
+HEAD = """\
+# Error per evaluation
+
+This page is written by `python benchmarks/accuracy.py --full --page`. It shows the root mean
+square, over samples and coordinates, of a sampler's x_0 minus the exact end of the probability-flow
+path from the same x_T: float64, exact score, x_0 at sigma = 0. So it is the sampler's own error; a
+network's comes on top, and below it a smaller one is not seen.
+
+Every solver goes with every grid, ended at sigma / alpha = 0.002, 0.005, 0.01 or 0.02, with ("x0")
+or without a last evaluation there that returns x0; without, x / alpha counts. diffusers,
+k-diffusion and azula get the same grids and endings in the same run. Moves are as many as the
+counted evaluations allow. Which configuration is best at one budget and problem is partly luck,
+since errors change their sign as a grid is varied; that is why fixed samplers are compared at the
+end. "Published" is the least error over up to 471 configurations of nine libraries a problem as
+shipped, measured apart from this run from starts of its own (and on gmm2 with other modes of the
+same kind), so that column is a guide within a few per cent, on gmm2 a rough one.
+
+*gauss2*: standard deviations 1 and 0.1, rotated by 30 degrees, mean (0.5, -0.3). *gauss64*: 0.03 to
+1.5 in equal ratios, random rotation, mean 0.3 N(0, 1). *gmm2*:
+{py:func}`scoregen.data.sixteen_modes`. *gmm64*: eight modes of means 0.4 N(0, 1), standard
+deviations 0.05 to 0.5 along the axes in an order of its own for each. VP: beta from 0.1 to 20, from
+t = 1. EDM: from sigma = 80.
+
+The recommended sampler works in theta = atan(sigma / alpha), where the flow is of the size of the
+data at both ends of every process ({py:class}`scoregen.solvers.AngleAdams`), with steps that are
+smallest near sigma / alpha = 0.3 ({py:class}`scoregen.grids.Focused`). With `smooth_end` its last
+move follows the flow to sigma = 0 instead of returning the posterior mean x0. That needs a density
+that is smooth on the scale of the last positive noise level; for data on a thin set leave it off.
+With a trained network the difference is small: on the bundled digits the Frechet distance of 500
+samples is the same for it and for DPM-Solver++ 2M from 8 evaluations on, within its standard error.
+
+"""
 
 if __name__ == "__main__":
     main()

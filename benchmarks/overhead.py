@@ -87,6 +87,9 @@ def solvers() -> dict[str, sg.Solver]:
         "UniPC(2)": sg.UniPC(2),
         "PNDM(heun)": sg.PNDM("heun"),
         "DEIS(2)": sg.DEIS(2),
+        "PredictorCorrector(DDIM, Langevin)": sg.PredictorCorrector(
+            sg.DDIM(), sg.Langevin(1e-3), first="corrector"
+        ),
     }
     for order in (2, 4):
         found[f"LMS({order})"] = late(sg.LMS(order))
@@ -232,7 +235,7 @@ TWINS = {
     "SDEDPMSolverPP(3)": ["k-diffusion/dpmpp_3m_sde", "diffusers/SDE-DPM++ 3M"],
     "SDEDPMSolverPP2S": ["k-diffusion/dpmpp_sde"],
     "SASolver": ["diffusers/SASolver"],
-    "PredictorCorrector": ["azula/PC"],
+    "PredictorCorrector(DDIM, Langevin)": ["azula/PC"],
 }
 
 

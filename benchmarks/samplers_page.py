@@ -63,6 +63,7 @@ TOLERANCE_LADDER = (1e-2, 1e-3, 1e-4, 1e-5)
 
 # Instances beyond `Class()`, as keyword arguments; a name in brackets is built first.
 VARIANTS: dict[str, list[dict[str, Any]]] = {
+    "AngleAdams": [{"p": 2}, {"p": 3}, {"p": 4}, {"p": 4, "smooth_end": True}],
     "Ancestral": [{"variance": "small"}, {"variance": "large"}],
     "BAOAB": [{"step_size": 0.05}],
     "DDIM": [{}, {"eta": 0.5}, {"eta": 1.0}],
@@ -111,8 +112,8 @@ INTRODUCTION = """\
 # Samplers
 
 This page is written by `python benchmarks/samplers_page.py` from measurements, none of them random:
-for Gaussian data {py:func}`scoregen.analysis.output_law` gives the exact law of any sampler that is affine
-in its inputs. Tests fail when a measured order lies more than 0.2 below the claim.
+for Gaussian data {py:func}`scoregen.analysis.output_law` gives the exact law of any sampler that is
+affine in its inputs. Tests fail when a measured order lies more than 0.2 below the claim.
 
 ## Orders
 

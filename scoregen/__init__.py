@@ -10,8 +10,9 @@ from .chain import Chain, DiscreteVESDE, DiscreteVPSDE
 from .noise import Noise, ReplayNoise, SampleNoise, TorchNoise
 from .brownian import BrownianNoise
 from .grids import (
-    BetaQuantiles, Constant, Grid, Interpolated, Karras, Knots, PolyExponential, Polynomial,
-    Quadratic, RestartGrid, Reversed, Staircase, Strided, Times, UniformLam, UniformTime,
+    BetaQuantiles, Constant, Focused, Grid, Interpolated, Karras, Knots, PolyExponential,
+    Polynomial, Quadratic, RestartGrid, Reversed, Staircase, Strided, Times, UniformLam,
+    UniformTime,
 )
 from .prediction import Prediction
 from .parameterization import EDM, Eps, LearnedVariance, Parameterization, Score, V, Velocity, X0
@@ -37,14 +38,14 @@ from .guidance import (
 from .networks import Conditioning, MLP, Sinusoids, UNet
 from .solvers import (
     AdaptiveDPM, AdaptiveHeun, AdaptiveSDE, AdaptiveSDEState, AdaptiveState, Ancestral,
-    AncestralODE, BAOAB, ChainState, DDIM, DEIS, DPMSolver, DPMSolver3MAsPublished,
-    DPMSolverPP, DPMSolverSingle, Dopri5, DualAveraging, EULER, EulerMaruyama, EulerStart,
-    ExponentialAB, ExponentialEuler, GammaAveraging, HEUN, HMC, History, IPNDM, KarrasHeun,
-    Kinetic, KineticState, LMS, Langevin, MALA, MIDPOINT, Metropolis, Multistep, NCSNStep,
-    NCSNv2Step, Noisy, OBABO, PNDM, PolynomialDecay, PredictorCorrector, ProbabilityFlow,
-    RK4, Restart, ReverseDiffusion, SASolver, SDEDPMSolverPP, SDEDPMSolverPP2S, SEEDS2,
-    SGLD, SNRLangevin, Solver, Status, StepSize, StochasticHeun, SumOfTerms, Tableau,
-    TauBand, TunedState, UniPC, VelocityAB, leapfrog,
+    AncestralODE, AngleAdams, BAOAB, ChainState, DDIM, DEIS, DPMSolver,
+    DPMSolver3MAsPublished, DPMSolverPP, DPMSolverSingle, Dopri5, DualAveraging, EULER,
+    EulerMaruyama, EulerStart, ExponentialAB, ExponentialEuler, GammaAveraging, HEUN, HMC,
+    History, IPNDM, KarrasHeun, Kinetic, KineticState, LMS, Langevin, MALA, MIDPOINT,
+    Metropolis, Multistep, NCSNStep, NCSNv2Step, Noisy, OBABO, PNDM, PolynomialDecay,
+    PredictorCorrector, ProbabilityFlow, RK4, Restart, ReverseDiffusion, SASolver,
+    SDEDPMSolverPP, SDEDPMSolverPP2S, SEEDS2, SGLD, SNRLangevin, Solver, Status, StepSize,
+    StochasticHeun, SumOfTerms, Tableau, TauBand, TunedState, UniPC, VelocityAB, leapfrog,
 )
 from .sampler import Sampler, Step
 from .picard import Picard, PicardState
@@ -94,7 +95,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "AdaptiveDPM", "AdaptiveHeun", "AdaptiveSDE", "AdaptiveSDEState", "AdaptiveState",
-    "Analytic", "Ancestral", "AncestralODE", "AtKnots", "AutoGuidance", "BAOAB",
+    "Analytic", "Ancestral", "AncestralODE", "AngleAdams", "AtKnots", "AutoGuidance", "BAOAB",
     "BetaQuantiles", "BitsRow", "Bound", "Bridge", "BrownianNoise", "Cell", "Chain",
     "ChainReport", "ChainState", "Chains", "CheckpointError", "Clamped", "ClassAccuracy",
     "Classifier", "ClassifierFree", "Clock", "Comparison", "Conditioning", "Constant",
@@ -105,7 +106,7 @@ __all__ = [
     "Dopri5", "DualAveraging", "DynamicThreshold", "EDM", "EDMSDE", "EDMWeight", "EMA", "EULER",
     "Empirical", "EnergyModel", "EnergyNetwork", "EnergyPrediction", "Eps", "ErrorRow",
     "ErrorTable", "Estimate", "EulerMaruyama", "EulerStart", "Evidence", "Exact",
-    "ExponentialAB", "ExponentialEuler", "Frechet", "GammaAveraging", "Gaussian",
+    "ExponentialAB", "ExponentialEuler", "Focused", "Frechet", "GammaAveraging", "Gaussian",
     "GaussianDecoder", "GaussianMixture", "Given", "Grid", "GuidedAncestral", "HEUN", "HMC",
     "HalfLogSNR", "History", "Hutchinson", "Hybrid", "IPNDM", "ImplicitScoreMatching", "Index",
     "Interpolated", "Karras", "KarrasHeun", "Kinetic", "KineticState", "Knots", "LMS",

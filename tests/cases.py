@@ -58,6 +58,7 @@ SPECIAL: dict[str, Callable[[], list[Any]]] = {
     "UniformLam": lambda: [grids.UniformLam(5)],
     "Quadratic": lambda: [grids.Quadratic(5)],
     "Karras": lambda: [grids.Karras(5), grids.Karras(5, rho=3.0)],
+    "Focused": lambda: [grids.Focused(5), grids.Focused(5, centre=1.0, width=2.0)],
     "Constant": lambda: [grids.Constant(0.5, 3)],
     "Staircase": lambda: [grids.Staircase(4, 2), grids.Staircase(4, 2, denoise=True)],
     "Strided": lambda: [grids.Strided(2, s) for s in ("trailing", "leading", "linspace")],

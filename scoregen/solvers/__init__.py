@@ -4,6 +4,7 @@ from .adams import DEIS, IPNDM, LMS, PNDM, GammaAveraging, VelocityAB
 from .adaptive import AdaptiveDPM, AdaptiveHeun, AdaptiveState, Status
 from .adaptive_sde import AdaptiveSDE, AdaptiveSDEState
 from .ancestral import DDIM, Ancestral, ReverseDiffusion
+from .angle import AngleAdams
 from .base import Noisy, Solver
 from .corrector import PredictorCorrector, SNRLangevin
 from .edm import KarrasHeun
@@ -47,6 +48,7 @@ __all__ = [
     "SumOfTerms",
     "TunedState",
     "leapfrog",
+    "AngleAdams",
     "DDIM",
     "EULER",
     "HEUN",

@@ -11,7 +11,6 @@ from torch import Tensor
 from .._checks import check_number
 from ..model import ScoreModel
 from ..noise import Noise
-from ..prediction import mix
 from ..sde import Level
 from .base import Solver
 
@@ -74,14 +73,14 @@ class KarrasHeun(Solver):
         if high is not t:
             ratio = high.alpha / t.alpha
             added = self.inflate * math.sqrt(high.sigma**2 - (ratio * t.sigma) ** 2)
-            x, t = mix(ratio, x, added, noise(x, t, s)), high
+            x, t = (x if ratio == 1 else ratio * x).add(noise(x, t, s), alpha=added), high
         p = model(x, t)
         if s.sigma == 0:
             return p.x0, None
         if t.alpha == 0:  # r is infinite here: the Euler step is all there is
             return p.combine(s.alpha, s.sigma), None
         step = s.alpha * (s.sigma / s.alpha - t.sigma / t.alpha)
-        x = s.alpha / t.alpha * x
+        x = x if s.alpha == t.alpha else s.alpha / t.alpha * x
         slope = p.eps
         ahead = model(x.add(slope, alpha=step), s).eps
         return x.add(slope + ahead, alpha=step / 2), None

@@ -75,7 +75,7 @@ class ExponentialEuler(Noisy):
         if t.alpha == 0:
             return from_noise(x, p.x0, t, s, self.eta, noise)
         carry, push, spread = drift(t, s, self.eta)
-        x = mix(carry, x, push, p.eps)
+        x = p.combine(carry * t.alpha, carry * t.sigma + push)
         return (x.add(noise(x, t, s), alpha=spread) if spread else x), None
 
 

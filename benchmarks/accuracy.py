@@ -591,7 +591,7 @@ def job(task: tuple[str, str, int, str]) -> list[Measured]:
     if extent == "quick":
         grids, endings, budgets = ["log-SNR", "focused"], endings[:1], BUDGETS[:6]
     elif extent == "usual":
-        grids, endings = ["log-SNR", "Karras 7", "VP time^1/2", "focused"], endings[::2]
+        grids, endings = ["log-SNR", "Karras 7", "VP time^1/2", "focused"], endings[::3]
     problem = Problem(name, process, rows if name.endswith("2") else rows // 2)
     found = list(measure(problem, list(every_run()), grids, endings, budgets))
     found += recommended(problem, budgets)

@@ -70,8 +70,6 @@ def gap(a: Tensor, b: Tensor) -> float:
     return float((a - b).abs().max())
 
 
-# ---- scoregen's side -----------------------------------------------------------------------------
-
 EDM_TIMES = sg.Karras(20)(sg.EDMSDE(t_min=0.02)).tolist()  # 80 ... 0.02, 0
 VP = sg.VPSDE(t_min=1e-3)
 VP_TIMES = sg.UniformLam(20)(VP).tolist()  # 1 ... 0.001, 0
@@ -84,9 +82,6 @@ def ours(
     std = sde.prior_std(times[0])
     noise = sg.ReplayNoise(draws(60)[1:]) if noise is None else noise
     return sg.Sampler(solver, sg.Times(*times)).run(network(sde), std * draws(1)[0], noise=noise)
-
-
-# ---- k-diffusion ---------------------------------------------------------------------------------
 
 
 def kdiff(sample: Callable[..., Tensor], times: list[float], **arguments: Any) -> Tensor:
@@ -211,9 +206,6 @@ def test_k_diffusion_churn(k: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
     mine = ours(sg.KarrasHeun(churn=0.1), sg.EDMSDE(), times)
     assert gap(mine, theirs) < EXACT
-
-
-# ---- diffusers -----------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -421,9 +413,6 @@ def test_diffusers_pndm(wide: Callable[..., Any]) -> None:
     assert gap(ours(sg.PNDM("heun"), CHAIN, times[:-1]), path[-2]) < EXACT
     # to zero it combines old values of eps; scoregen returns x0 there
     assert 1e-3 < gap(ours(sg.PNDM("heun"), CHAIN, times), path[-1]) < 0.1
-
-
-# ---- azula ---------------------------------------------------------------------------------------
 
 
 def azula(name: str, sde: sg.SDE, times: list[float], **arguments: Any) -> Tensor:

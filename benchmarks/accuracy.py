@@ -56,7 +56,7 @@ def gauss64(sde: sg.SDE) -> sg.ScoreModel:
 
 def gmm2(sde: sg.SDE) -> sg.ScoreModel:
     """`scoregen.data.sixteen_modes`."""
-    modes = sg.sixteen_modes()
+    modes = sg.data.targets.sixteen_modes()
     return sg.GaussianMixture(sde, modes.weights, modes.means, modes.covariances)
 
 
@@ -95,7 +95,7 @@ class Problem:
         if isinstance(model, sg.Gaussian):
             self.truth = model.flow(self.x, first.t, 0.0)
         else:
-            self.truth = sg.exact_flow(model, self.x, first.t, 0.0)
+            self.truth = sg.analysis.exact_flow(model, self.x, first.t, 0.0)
         # other libraries see x / alpha as a function of sigma / alpha
         self.unscaled = self.x / first.alpha
         self.ratio = first.sigma / first.alpha
@@ -126,7 +126,7 @@ def karras(rho: float) -> Callable[[int, float, float], Tensor]:
 
 
 def focused(centre: float, width: float) -> Callable[[int, float, float], Tensor]:
-    """`Focused`: densest in log(sigma / alpha) at the centre."""
+    """`SinhLam`: densest in log(sigma / alpha) at the centre."""
 
     def ratios(moves: int, high: float, low: float) -> Tensor:
         ends = [math.asinh(math.log(r / centre) / width) for r in (high, low)]
@@ -184,27 +184,36 @@ def ratios(problem: Problem, grid: str, ending: Ending, moves: int) -> Tensor:
 
 def solvers() -> dict[str, sg.Solver]:
     """The deterministic solvers, in the variants worth their time."""
-    late = sg.EulerStart
-    adams = [made(order) for made in (sg.LMS, sg.DEIS, sg.VelocityAB) for order in (3, 4)]
-    angles = [sg.AngleAdams(4), *[sg.AngleAdams(p, smooth_end=True) for p in (2, 3, 4)]]
-    exponential = [sg.ExponentialAB(order, form) for form in ("x0", "eps") for order in (3, 4)]
+    late = sg.solvers.EulerStart
+    adams = [
+        made(order)
+        for made in (sg.solvers.LMS, sg.solvers.DEIS, sg.solvers.VelocityAB)
+        for order in (3, 4)
+    ]
+    angles = [
+        sg.solvers.AngularAB(4),
+        *[sg.solvers.AngularAB(p, smooth_end=True) for p in (2, 3, 4)],
+    ]
+    exponential = [
+        sg.solvers.ExponentialAB(order, form) for form in ("x0", "eps") for order in (3, 4)
+    ]
     unipc = [sg.UniPC(p, form) for form in ("x0", "eps") for p in (2, 3)]
     every = [
         sg.DDIM(),
-        *[sg.GammaAveraging(gamma) for gamma in (1.5, 2.0)],
-        *[sg.IPNDM(points) for points in (2, 3, 4)],
+        *[sg.solvers.GammaAveraging(gamma) for gamma in (1.5, 2.0)],
+        *[sg.solvers.IPNDM(points) for points in (2, 3, 4)],
         *[late(solver) for solver in adams],
         *[late(solver) for solver in angles],
         sg.DPMSolverPP(2),
-        sg.DPMSolver(2),
+        sg.solvers.DPMSolver(2),
         *exponential,
         *[late(solver) for solver in exponential],
         *unipc,
         *[late(solver) for solver in unipc if solver.p == 3],
-        *[sg.DPMSolverSingle(order, form) for form in ("x0", "eps") for order in (2, 3)],
+        *[sg.solvers.DPMSolverSingle(order, form) for form in ("x0", "eps") for order in (2, 3)],
         sg.KarrasHeun(),
-        sg.ProbabilityFlow(sg.RK4),
-        sg.SASolver(tau=0.0),
+        sg.ProbabilityFlow(sg.solvers.RK4),
+        sg.solvers.SASolver(tau=0.0),
     ]
     return {label(solver): solver for solver in every}
 
@@ -213,7 +222,7 @@ def label(solver: sg.Solver) -> str:
     """A short name that builds the solver again."""
     if isinstance(solver, sg.ProbabilityFlow):
         return f"ProbabilityFlow({solver.tableau.name})"
-    if isinstance(solver, sg.EulerStart):
+    if isinstance(solver, sg.solvers.EulerStart):
         return f"EulerStart({label(solver.solver)})"
     shown = repr(solver).replace(", variant='exact'", "").replace(", smooth_end=False", "")
     return shown.split("(churn")[0].replace(", predictor=2, corrector=2", "")
@@ -226,10 +235,10 @@ def cost(solver: sg.Solver) -> tuple[int, int]:
     model = sg.Gaussian(sde, torch.zeros(1, dtype=F64), torch.ones(1, dtype=F64))
     counts = []
     for moves in (8, 12):
-        with sg.Counted(model) as counted:
+        with sg.models.Counted(model) as counted:
             grid = sg.UniformLam(moves, stop=sde.t_min)
             start = torch.ones(1, 1, dtype=F64)
-            sg.Sampler(solver, grid).run(model, start, noise=sg.SampleNoise(0))
+            sg.Sampler(solver, grid).run(model, start, noise=sg.noise.SampleNoise(0))
         counts.append(counted.rows)
     each = (counts[1] - counts[0]) // 4
     return each, counts[0] - 8 * each
@@ -274,7 +283,7 @@ def walk(solver: sg.Solver, model: sg.ScoreModel, x: Tensor, r: Tensor, ending: 
     times = sde.time(-r.log()).tolist()
     times[0], times[-1] = sde.t_max, sde.t_min
     tail = [0.0] if ending.denoise else []
-    x = sg.Sampler(solver, sg.Times(*times, *tail)).run(model, x, noise=sg.SampleNoise(0))
+    x = sg.Sampler(solver, sg.Times(*times, *tail)).run(model, x, noise=sg.noise.SampleNoise(0))
     return x if ending.denoise else x / sde.level(sde.t_min).alpha
 
 
@@ -282,7 +291,7 @@ def scoregen_runs() -> Iterator[Run]:
     for name, solver in solvers().items():
         yield Run("scoregen", name, *cost(solver), ours(solver))
     for order in (2, 3, 4):
-        velocity = sg.EulerStart(sg.VelocityAB(order))
+        velocity = sg.solvers.EulerStart(sg.solvers.VelocityAB(order))
         name = f"{label(velocity)} on RectifiedSDE"
         yield Run("scoregen", name, *cost(velocity), on_rectified_flow(velocity))
 
@@ -453,20 +462,20 @@ def measure(problem: Problem, runs: list[Run], grids: list[str], endings: list[E
 
 
 # The sampler to take where nothing else is known: at 10 evaluations or more, on any process.
-RECOMMENDED = sg.EulerStart(sg.AngleAdams(4, smooth_end=True))
+RECOMMENDED = sg.solvers.EulerStart(sg.solvers.AngularAB(4, smooth_end=True))
 
 
 def recommended(problem: Problem, budgets: tuple[int, ...]) -> Iterator[Measured]:
     """As a user has it: the process as it comes, from t_max to 0."""
     model = PROBLEMS[problem.name](problem.sde)
     for budget in budgets:
-        with sg.Counted(model) as counted:
-            sampler = sg.Sampler(RECOMMENDED, sg.Focused(budget))
-            x = sampler.run(model, problem.x, noise=sg.SampleNoise(0))
+        with sg.models.Counted(model) as counted:
+            sampler = sg.Sampler(RECOMMENDED, sg.grids.SinhLam(budget))
+            x = sampler.run(model, problem.x, noise=sg.noise.SampleNoise(0))
         if counted.rows != budget * len(problem.x):
             raise RuntimeError(f"{budget} evaluations were meant, {counted.rows} rows were asked")
         yield Measured(
-            problem.name, problem.process, budget, "scoregen", label(RECOMMENDED), "Focused",
+            problem.name, problem.process, budget, "scoregen", label(RECOMMENDED), "SinhLam",
             "as the process has it", problem.error(x),
         )  # fmt: skip
 
@@ -498,12 +507,12 @@ def tables(found: list[Measured]) -> Iterator[str]:
     """Markdown: the best of scoregen beside the best of the others, and fixed samplers."""
     mine = best(found, lambda origin: origin == "scoregen")
     theirs = best(found, lambda origin: origin != "scoregen")
-    usual = {m.key: m.error for m in found if m.grid == "Focused"}
+    usual = {m.key: m.error for m in found if m.grid == "SinhLam"}
     least = {k: min(m.error, theirs[k].error if k in theirs else math.inf) for k, m in mine.items()}
     above = [math.log(usual[k] / least[k]) for k in usual if k[2] >= 10]
     mean, worst = math.exp(statistics.fmean(above)), math.exp(max(above))
     yield (
-        f"The recommended sampler is `Sampler({label(RECOMMENDED)}, Focused(n))`: over all "
+        f"The recommended sampler is `Sampler({label(RECOMMENDED)}, SinhLam(n))`: over all "
         f"problems and 10 evaluations or more, its error is {mean:.2f} times the least of any "
         f"sampler measured here (geometric mean), at most {worst:.1f} times.\n"
     )
@@ -656,8 +665,8 @@ deviations 0.05 to 0.5 along the axes in an order of its own for each. VP: beta 
 t = 1. EDM: from sigma = 80.
 
 The recommended sampler works in theta = atan(sigma / alpha), where the flow is of the size of the
-data at both ends of every process ({py:class}`scoregen.solvers.AngleAdams`), with steps that are
-smallest near sigma / alpha = 0.3 ({py:class}`scoregen.grids.Focused`). With `smooth_end` its last
+data at both ends of every process ({py:class}`scoregen.solvers.AngularAB`), with steps that are
+smallest near sigma / alpha = 0.3 ({py:class}`scoregen.grids.SinhLam`). With `smooth_end` its last
 move follows the flow to sigma = 0 instead of returning the posterior mean x0. That needs a density
 that is smooth on the scale of the last positive noise level; for data on a thin set leave it off.
 With a trained network the difference is small: on the bundled digits the Frechet distance of 500

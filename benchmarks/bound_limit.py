@@ -15,8 +15,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from scoregen import VPSDE, Gaussian, ReplayNoise
+from scoregen import VPSDE, Gaussian
 from scoregen.likelihood import bound, continuous_bound
+from scoregen.noise import ReplayNoise
 
 STEPS = (4, 8, 16, 32, 64, 128, 256, 512, 1024)
 VARIANCES = torch.tensor([0.05, 0.7, 0.8], dtype=torch.float64)

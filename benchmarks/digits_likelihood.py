@@ -18,9 +18,9 @@ import torch
 from sklearn.mixture import GaussianMixture as Mixture
 from torch import Tensor
 
-from scoregen import BitsRow, bits_report, bits_table, digits
-from scoregen.checkpoint import digits_model
-from scoregen.likelihood import bits_per_dim, dequantise
+from scoregen import digits
+from scoregen.likelihood import BitsRow, bits_per_dim, bits_report, bits_table, dequantise
+from scoregen.training import digits_model
 
 
 def fits(train: Tensor, test: Tensor) -> list[tuple[str, Tensor]]:

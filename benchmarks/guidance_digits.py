@@ -13,10 +13,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from scoregen import Counted, DPMSolverPP, Sampler, UniformLam, digits
-from scoregen.checkpoint import digits_model
+from scoregen import DPMSolverPP, Sampler, UniformLam, digits
 from scoregen.guidance import ClassifierFree
 from scoregen.metrics import digits_classifier, digits_features
+from scoregen.models import Counted
+from scoregen.training import digits_model
 
 SCALES = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
 

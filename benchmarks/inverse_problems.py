@@ -19,20 +19,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from scoregen import (
-    SDE,
-    VPSDE,
-    Ancestral,
-    Counted,
-    Gaussian,
-    Level,
-    ReplayNoise,
-    Sampler,
-    ScoreModel,
-    Solver,
-    UniformLam,
-    gaussian_w2,
-)
+from scoregen import SDE, VPSDE, Ancestral, Gaussian, Level, Sampler, ScoreModel, Solver, UniformLam
+from scoregen.densities import gaussian_w2
 from scoregen.guidance import Reconstruction
 from scoregen.inverse import (
     DPS,
@@ -44,6 +32,8 @@ from scoregen.inverse import (
     Replacement,
     TwistedSMC,
 )
+from scoregen.models import Counted
+from scoregen.noise import ReplayNoise
 
 F64 = torch.float64
 MEAN = torch.tensor([0.5, -0.5, 1.0, 0.0], dtype=F64)

@@ -44,12 +44,12 @@ def ours() -> dict[str, Run]:
         "Langevin": (sg.Langevin(LANGEVIN_STEP), 1),
         "HMC": (sg.HMC(HMC_STEP, leaps=LEAPS), LEAPS),
         "MALA": (sg.MALA(MALA_STEP), 1),
-        "BAOAB": (sg.BAOAB(0.25), 1),
+        "BAOAB": (sg.mcmc.BAOAB(0.25), 1),
     }
 
     def runner(solver: sg.Solver, gradients: float) -> Run:
         def run(x: Tensor, moves: int) -> tuple[Tensor, float]:
-            noise = sg.TorchNoise(torch.Generator().manual_seed(0))
+            noise = sg.noise.TorchNoise(torch.Generator().manual_seed(0))
             sampler = sg.Sampler(solver, sg.Constant(0.0, moves))
             with torch.no_grad():
                 steps = list(sampler.iterate(model, x, noise=noise))

@@ -47,10 +47,10 @@ def ours(steps: int) -> dict[str, Callable[[Tensor], object]]:
     loops: dict[str, Callable[[Tensor], object]] = {}
     for name, solver in solvers().items():
         sampler = sg.Sampler(solver, grid)
-        loops[name] = lambda x, s=sampler: s.run(model, x, noise=sg.TorchNoise(generator))
+        loops[name] = lambda x, s=sampler: s.run(model, x, noise=sg.noise.TorchNoise(generator))
     ancestral = sg.Sampler(sg.Ancestral(), grid)
     loops["Ancestral, counter-based noise"] = lambda x: ancestral.run(
-        model, x, noise=sg.SampleNoise(0)
+        model, x, noise=sg.noise.SampleNoise(0)
     )
     return loops
 
@@ -72,30 +72,30 @@ def solvers() -> dict[str, sg.Solver]:
             continue
         if solver.moves in ("down", "up") and solver.nfe is not None:
             found[name] = solver
-    found["ProbabilityFlow(HEUN)"] = sg.ProbabilityFlow(sg.HEUN)
-    found["ProbabilityFlow(RK4)"] = sg.ProbabilityFlow(sg.RK4)
+    found["ProbabilityFlow(HEUN)"] = sg.ProbabilityFlow(sg.solvers.HEUN)
+    found["ProbabilityFlow(RK4)"] = sg.ProbabilityFlow(sg.solvers.RK4)
     found["KarrasHeun(churn=0.1)"] = sg.KarrasHeun(churn=0.1)
     found["DDIM(eta=1.0)"] = sg.DDIM(eta=1.0)
-    late = sg.EulerStart
+    late = sg.solvers.EulerStart
     found |= {
         "DPMSolverPP(3)": sg.DPMSolverPP(3),
-        "DPMSolverSingle(2, eps)": sg.DPMSolverSingle(2, "eps"),
-        "DPMSolverSingle(2, x0)": sg.DPMSolverSingle(2, "x0"),
-        "AncestralODE(2, eps)": sg.AncestralODE(sg.DPMSolverSingle(2, "eps")),
-        "AncestralODE(2, x0)": sg.AncestralODE(sg.DPMSolverSingle(2, "x0")),
+        "DPMSolverSingle(2, eps)": sg.solvers.DPMSolverSingle(2, "eps"),
+        "DPMSolverSingle(2, x0)": sg.solvers.DPMSolverSingle(2, "x0"),
+        "AncestralODE(2, eps)": sg.solvers.AncestralODE(sg.solvers.DPMSolverSingle(2, "eps")),
+        "AncestralODE(2, x0)": sg.solvers.AncestralODE(sg.solvers.DPMSolverSingle(2, "x0")),
         "SDEDPMSolverPP(3)": sg.SDEDPMSolverPP(3),
         "UniPC(2)": sg.UniPC(2),
-        "PNDM(heun)": sg.PNDM("heun"),
-        "DEIS(2)": sg.DEIS(2),
+        "PNDM(heun)": sg.solvers.PNDM("heun"),
+        "DEIS(2)": sg.solvers.DEIS(2),
         "PredictorCorrector(DDIM, Langevin)": sg.PredictorCorrector(
             sg.DDIM(), sg.Langevin(1e-3), first="corrector"
         ),
     }
     for order in (2, 4):
-        found[f"LMS({order})"] = late(sg.LMS(order))
-        found[f"VelocityAB({order})"] = late(sg.VelocityAB(order))
-        found[f"ExponentialAB({order}, eps)"] = late(sg.ExponentialAB(order, "eps"))
-        found[f"ExponentialAB({order}, x0)"] = late(sg.ExponentialAB(order, "x0"))
+        found[f"LMS({order})"] = late(sg.solvers.LMS(order))
+        found[f"VelocityAB({order})"] = late(sg.solvers.VelocityAB(order))
+        found[f"ExponentialAB({order}, eps)"] = late(sg.solvers.ExponentialAB(order, "eps"))
+        found[f"ExponentialAB({order}, x0)"] = late(sg.solvers.ExponentialAB(order, "x0"))
     return found
 
 
@@ -261,8 +261,8 @@ def evaluations(steps: int) -> dict[str, float]:
     model, x = Half(sg.EDMSDE()), torch.ones(1, 2)
     counts = {}
     for name, solver in solvers().items():
-        with sg.Counted(model) as counted:
-            sg.Sampler(solver, sg.Karras(steps)).run(model, x, noise=sg.SampleNoise(0))
+        with sg.models.Counted(model) as counted:
+            sg.Sampler(solver, sg.Karras(steps)).run(model, x, noise=sg.noise.SampleNoise(0))
         counts[name] = counted.rows / steps
     return counts
 

@@ -7,10 +7,8 @@ python benchmarks/samplers_page.py --check   # measure everything, compare with 
 from __future__ import annotations
 
 import argparse
-import importlib
 import inspect
 import math
-import pkgutil
 import re
 import sys
 import textwrap
@@ -27,7 +25,6 @@ from scoregen import (
     SDE,
     VESDE,
     VPSDE,
-    Counted,
     Karras,
     RectifiedSDE,
     Sampler,
@@ -35,6 +32,7 @@ from scoregen import (
     Times,
     UniformLam,
     UniformTime,
+    _families,
     solvers,
 )
 from scoregen.analysis import (
@@ -45,6 +43,7 @@ from scoregen.analysis import (
     output_law,
     strong_error,
 )
+from scoregen.models import Counted
 from scoregen.noise import SampleNoise
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "samplers.md"
@@ -63,7 +62,7 @@ TOLERANCE_LADDER = (1e-2, 1e-3, 1e-4, 1e-5)
 
 # Instances beyond `Class()`, as keyword arguments; a name in brackets is built first.
 VARIANTS: dict[str, list[dict[str, Any]]] = {
-    "AngleAdams": [{"p": 2}, {"p": 3}, {"p": 4}, {"p": 4, "smooth_end": True}],
+    "AngularAB": [{"p": 2}, {"p": 3}, {"p": 4}, {"p": 4, "smooth_end": True}],
     "Ancestral": [{"variance": "small"}, {"variance": "large"}],
     "BAOAB": [{"step_size": 0.05}],
     "DDIM": [{}, {"eta": 0.5}, {"eta": 1.0}],
@@ -162,15 +161,9 @@ class Row(NamedTuple):
 
 
 def solver_classes() -> Iterator[type[Solver]]:
-    """Every concrete solver in the `__all__` of a room of scoregen/solvers, by name."""
-    found: dict[str, type[Solver]] = {}
-    for room in pkgutil.iter_modules(solvers.__path__):
-        module = importlib.import_module(f"scoregen.solvers.{room.name}")
-        for name in getattr(module, "__all__", ()):
-            thing = getattr(module, name)
-            if inspect.isclass(thing) and issubclass(thing, Solver):
-                found[name] = thing
-    return (found[n] for n in sorted(found, key=str.lower) if not inspect.isabstract(found[n]))
+    """Every concrete public solver, by name."""
+    found = _families.classes("solver")
+    return (found[n] for n in sorted(found, key=str.lower))
 
 
 def instances() -> list[Solver]:

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, pad
 
 import scoregen.metrics
-from scoregen.data import digits
+from scoregen.data.digits import digits
 from scoregen.metrics import DigitsClassifier
 
 BUNDLED = Path(scoregen.metrics.__file__).with_name("digits_classifier.safetensors")

@@ -26,11 +26,10 @@ from scoregen import (
     UniformLam,
     V,
     digits,
-    digits_classifier,
 )
-from scoregen.checkpoint import save
+from scoregen.metrics import digits_classifier
 from scoregen.objectives import DenoisingScoreMatching, Stratified, Unit
-from scoregen.train import fit
+from scoregen.training import fit, save
 
 BUNDLED = Path(scoregen.data.__file__).with_name("digits_v")
 OBJECTIVE = DenoisingScoreMatching(law=Stratified(), weight=Unit(V()))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable, Iterable
-from types import ModuleType
 from typing import Any
 
 import torch
@@ -22,20 +21,19 @@ from scoregen import (
     Level,
     Parameterization,
     Prediction,
-    ReplayNoise,
     Sampler,
     ScoreModel,
     Solver,
     Times,
     UniformLam,
     UniformTime,
-    chain,
-    clocks,
+    _families,
     grids,
-    parameterization,
+    mcmc,
     processes,
-    solvers,
 )
+from scoregen.models import clocks, parameterization
+from scoregen.noise import ReplayNoise
 
 F64 = torch.float64
 SHAPES: list[tuple[int, ...]] = [(), (2,), (3,), (17,), (1, 8, 8), (3, 32, 32)]
@@ -52,13 +50,13 @@ SPECIAL: dict[str, Callable[[], list[Any]]] = {
     ],
     "DiscreteVESDE": lambda: [DiscreteVESDE.geometric(10, 0.01, 5.0)],
     "EDM": lambda: [parameterization.EDM(), parameterization.EDM(1.3)],
-    "Raw": lambda: [clocks.Raw(), clocks.Raw(1000.0)],
+    "RawTime": lambda: [clocks.RawTime(), clocks.RawTime(1000.0)],
     "Index": lambda: [clocks.Index(), clocks.Index(fractional=True)],
     "UniformTime": lambda: [grids.UniformTime(5), grids.UniformTime(3, stop=0.5)],
     "UniformLam": lambda: [grids.UniformLam(5)],
     "Quadratic": lambda: [grids.Quadratic(5)],
     "Karras": lambda: [grids.Karras(5), grids.Karras(5, rho=3.0)],
-    "Focused": lambda: [grids.Focused(5), grids.Focused(5, centre=1.0, width=2.0)],
+    "SinhLam": lambda: [grids.SinhLam(5), grids.SinhLam(5, centre=1.0, width=2.0)],
     "Constant": lambda: [grids.Constant(0.5, 3)],
     "Staircase": lambda: [grids.Staircase(4, 2), grids.Staircase(4, 2, denoise=True)],
     "Strided": lambda: [grids.Strided(2, s) for s in ("trailing", "leading", "linspace")],
@@ -69,20 +67,28 @@ SPECIAL: dict[str, Callable[[], list[Any]]] = {
     "PolyExponential": lambda: [grids.PolyExponential(5)],
     "Polynomial": lambda: [grids.Polynomial(5)],
     "RestartGrid": lambda: [grids.RestartGrid(grids.UniformTime(4), low=0.25, high=0.75)],
-    "BAOAB": lambda: [solvers.BAOAB(0.05)],
-    "OBABO": lambda: [solvers.OBABO(0.05)],
-    "HMC": lambda: [solvers.HMC(0.05, leaps=3)],
-    "MALA": lambda: [solvers.MALA(0.02)],
-    "DualAveraging": lambda: [solvers.DualAveraging(solvers.MALA(0.02), warmup=3)],
-    "SGLD": lambda: [solvers.SGLD(0.01)],
+    "BAOAB": lambda: [mcmc.BAOAB(0.05)],
+    "OBABO": lambda: [mcmc.OBABO(0.05)],
+    "HMC": lambda: [mcmc.HMC(0.05, leaps=3)],
+    "MALA": lambda: [mcmc.MALA(0.02)],
+    "DualAveraging": lambda: [mcmc.DualAveraging(mcmc.MALA(0.02), warmup=3)],
+    "SGLD": lambda: [mcmc.SGLD(0.01)],
     "DDIM": lambda: [scoregen.DDIM(), scoregen.DDIM(0.5), scoregen.DDIM(1.0)],
     "Ancestral": lambda: [scoregen.Ancestral("small"), scoregen.Ancestral("large")],
     "ProbabilityFlow": lambda: [
         scoregen.ProbabilityFlow(tableau)
-        for tableau in (scoregen.EULER, scoregen.MIDPOINT, scoregen.HEUN, scoregen.RK4)
+        for tableau in (
+            scoregen.solvers.EULER,
+            scoregen.solvers.MIDPOINT,
+            scoregen.solvers.HEUN,
+            scoregen.solvers.RK4,
+        )
     ],
     "KarrasHeun": lambda: [scoregen.KarrasHeun(), scoregen.KarrasHeun(churn=0.2)],
-    "Langevin": lambda: [scoregen.Langevin(1e-3), scoregen.Langevin(scoregen.NCSNStep(0.01, 1.0))],
+    "Langevin": lambda: [
+        scoregen.Langevin(1e-3),
+        scoregen.Langevin(scoregen.mcmc.NCSNStep(0.01, 1.0)),
+    ],
 }
 # Solvers that need a model of their own kind; their own tests run them.
 APART = {"SGLD": "a sum over data rows"}
@@ -94,40 +100,40 @@ def _accepts_nothing(cls: type) -> bool:
     return all(p.default is not p.empty or p.kind is p.VAR_POSITIONAL for p in parameters)
 
 
-def family(module: ModuleType, base: type | None = None) -> list[Any]:
-    """Instances of every concrete class in a module's `__all__`."""
+def members(family: str) -> list[Any]:
+    """Instances of every concrete class of a family."""
     found: list[Any] = []
-    for name in module.__all__:
-        cls = getattr(module, name)
-        if not inspect.isclass(cls) or inspect.isabstract(cls):
-            continue
-        if base is not None and not issubclass(cls, base):
-            continue
+    for name, cls in _families.classes(family).items():
         if name in SPECIAL:
             found += SPECIAL[name]()
         elif _accepts_nothing(cls):
             found.append(cls())
         else:
             MISSING.append(
-                f'{module.__name__}.{name}: add "{name}": lambda: [{name}(...)] to SPECIAL in '
+                f'{name} ({family}): add "{name}": lambda: [{name}(...)] to SPECIAL in '
                 "tests/cases.py"
             )
     return found
 
 
-SDES: list[SDE] = family(processes, SDE) + family(chain, SDE)
+SDES: list[SDE] = members("process")
 NOISY = [sde for sde in SDES if not isinstance(sde, processes.StaticSDE)]
-CONTINUOUS = [sde for sde in NOISY if not isinstance(sde, chain.Chain)]
-PARAMETERIZATIONS: list[Parameterization] = family(parameterization, Parameterization)
-CLOCKS: list[Any] = family(clocks)
-GRIDS: list[Any] = family(grids)
-SOLVERS: list[Solver] = family(solvers, Solver)
+CONTINUOUS = [sde for sde in NOISY if not isinstance(sde, processes.DiscreteSDE)]
+PARAMETERIZATIONS: list[Parameterization] = members("parameterization")
+CLOCKS: list[Any] = members("clock")
+GRIDS: list[Any] = members("grid")
+SOLVERS: list[Solver] = members("solver")
 
 
 def name(thing: object) -> str:
     """A short identifier for a parametrised test."""
     text = repr(thing)
-    for tableau in (scoregen.EULER, scoregen.MIDPOINT, scoregen.HEUN, scoregen.RK4):
+    for tableau in (
+        scoregen.solvers.EULER,
+        scoregen.solvers.MIDPOINT,
+        scoregen.solvers.HEUN,
+        scoregen.solvers.RK4,
+    ):
         text = text.replace(repr(tableau), tableau.name)
     return text if len(text) <= 60 else text[:57] + "..."
 

@@ -25,8 +25,8 @@ from scoregen import (
     Times,
 )
 from scoregen._checks import DivergenceError
-from scoregen.model import Counted
-from scoregen.sampler import Step
+from scoregen.models import Counted
+from scoregen.sampling import Step
 from scoregen.solvers import AdaptiveDPM, AdaptiveHeun, Status
 from scoregen.solvers.adaptive import _moments
 from scoregen.solvers.exponential import phi

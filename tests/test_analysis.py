@@ -20,8 +20,6 @@ from scipy.stats import chi2, norm
 from scoregen import (
     DDIM,
     EDMSDE,
-    HEUN,
-    RK4,
     SDE,
     VESDE,
     VPSDE,
@@ -38,7 +36,6 @@ from scoregen import (
     Langevin,
     ProbabilityFlow,
     RectifiedSDE,
-    ReverseDiffusion,
     Sampler,
     ScoreModel,
     Solver,
@@ -64,6 +61,7 @@ from scoregen.analysis import (
     strong_error,
     table,
 )
+from scoregen.solvers import HEUN, RK4, ReverseDiffusion
 
 VARIANCES = (0.05, 0.5, 2.0)
 LOG_GRID = UniformLam(8, stop=0.02)

@@ -12,16 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.integrate import solve_ivp
 
-from scoregen import (
-    EDMSDE,
-    SDE,
-    VPSDE,
-    Analytic,
-    Empirical,
-    Gaussian,
-    GaussianMixture,
-    RectifiedSDE,
-)
+from scoregen import EDMSDE, SDE, VPSDE, Empirical, Gaussian, GaussianMixture, RectifiedSDE
+from scoregen.densities import Analytic
 
 MATRIX = torch.tensor([[0.5, 0.2, 0.0], [0.2, 0.3, -0.1], [0.0, -0.1, 1.2]], dtype=F64)
 MEAN = tensor(0.3, -1.0, 2.0)

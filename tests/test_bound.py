@@ -20,7 +20,6 @@ from scoregen import (
     Gaussian,
     LearnedVariance,
     Prediction,
-    ReplayNoise,
     ScoreModel,
     ScoreNetwork,
 )
@@ -31,6 +30,7 @@ from scoregen.likelihood import (
     continuous_bound,
     importance_bound,
 )
+from scoregen.noise import ReplayNoise
 from scoregen.solvers.ancestral import posterior
 
 # d = 3; the eigenvalues and the length of the mean of the published-to-four-digits table below

@@ -20,11 +20,10 @@ from scoregen import (
     Gaussian,
     Karras,
     RectifiedSDE,
-    SampleNoise,
     Sampler,
     UniformLam,
 )
-from scoregen.brownian import BrownianNoise
+from scoregen.noise import BrownianNoise, SampleNoise
 from scoregen.solvers import SDEDPMSolverPP2S, StochasticHeun
 
 SDE = EDMSDE()

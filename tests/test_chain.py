@@ -25,7 +25,7 @@ from scoregen import (
     ScoreNetwork,
     SubVPSDE,
 )
-from scoregen.chain import Chain
+from scoregen.processes import DiscreteSDE
 from scoregen.solvers.ancestral import posterior
 
 
@@ -274,4 +274,4 @@ def test_chains_compare_hash_and_are_equal_by_value() -> None:
     assert a == b
     assert hash(a) == hash(b)
     assert a != DiscreteVPSDE.linear(51)
-    assert isinstance(a, Chain)
+    assert isinstance(a, DiscreteSDE)

@@ -29,7 +29,7 @@ from scoregen import (
     Index,
     LearnedVariance,
     LogSigma,
-    Raw,
+    RawTime,
     RectifiedSDE,
     Score,
     ScoreNetwork,
@@ -38,8 +38,8 @@ from scoregen import (
     V,
     Velocity,
 )
-from scoregen._files import probe, write
-from scoregen.checkpoint import CheckpointError, card, digits_model, fingerprint, load, save
+from scoregen._files import CheckpointError, probe, write
+from scoregen.training import card, digits_model, fingerprint, load, save
 
 
 @pytest.fixture(autouse=True)
@@ -85,9 +85,9 @@ MODELS: dict[str, Callable[[], ScoreNetwork]] = {
     "mlp": small,
     "unet": lambda: ScoreNetwork(awake(UNet(1, 8, classes=4)), CosineVPSDE(), X0(), LogSigma()),
     "chain": lambda: ScoreNetwork(MLP((2,), 8), DiscreteVPSDE.cosine(7), Eps(), Index(True)),
-    "levels": lambda: ScoreNetwork(MLP((2,), 8), DiscreteVESDE.geometric(5), Score(), Raw(1e3)),
+    "levels": lambda: ScoreNetwork(MLP((2,), 8), DiscreteVESDE.geometric(5), Score(), RawTime(1e3)),
     "edm": lambda: ScoreNetwork(MLP((2,), 8), EDMSDE(), EDM(0.7), LogSigma(0.25)),
-    "flow": lambda: ScoreNetwork(MLP((), 8), RectifiedSDE(), Velocity(), Raw()),
+    "flow": lambda: ScoreNetwork(MLP((), 8), RectifiedSDE(), Velocity(), RawTime()),
     "ve": lambda: ScoreNetwork(MLP((2,), 8).double(), VESDE(), Score()),
     "nested": lambda: ScoreNetwork(
         MLP((3,), 8, outputs=2), SubVPSDE(t_min=1e-4), LearnedVariance(EDM(0.3))
@@ -127,6 +127,17 @@ def test_the_card_says_what_is_known(folder: Path) -> None:
     digest = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
     assert text["weights"]["sha256"] == digest
     assert sorted(p.name for p in folder.parent.iterdir()) == ["model"]
+
+
+def test_a_card_of_version_0_1_still_loads(tmp_path: Path) -> None:
+    """Format 1, with the name a clock had then."""
+    model = ScoreNetwork(MLP((), 8), RectifiedSDE(), Velocity(), RawTime(2.0))
+    save(model, tmp_path / "model")
+    path = tmp_path / "model" / "card.json"
+    text = path.read_text()
+    assert '"RawTime"' in text
+    path.write_text(text.replace('"RawTime"', '"Raw"').replace(scoregen.__version__, "0.1.0"))
+    assert load(tmp_path / "model").clock == RawTime(2.0)
 
 
 def test_loading_leaves_the_saved_model_alone_and_draws_nothing(folder: Path) -> None:

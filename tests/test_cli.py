@@ -16,14 +16,14 @@ from scoregen.cli import main, specs
     [
         ("DDIM", "solver", sg.DDIM()),
         ("DDIM(eta=0.5)", "solver", sg.DDIM(eta=0.5)),
-        ("ProbabilityFlow(HEUN)", "solver", sg.ProbabilityFlow(sg.HEUN)),
+        ("ProbabilityFlow(HEUN)", "solver", sg.ProbabilityFlow(sg.solvers.HEUN)),
         ("Ancestral('large')", "solver", sg.Ancestral("large")),
         ("Times(1.0, 0.5, 0.0)", "grid", sg.Times(1.0, 0.5, 0.0)),
         ("Reversed(Karras(5))", "grid", sg.Reversed(sg.Karras(5))),
         ("KarrasHeun(churn=0.1, r_max=inf)", "solver", sg.KarrasHeun(churn=0.1)),
         ("DiscreteVPSDE.linear(10)", "process", sg.DiscreteVPSDE.linear(10)),
         ("EDM(0.5)", "parameterization", sg.EDM(0.5)),
-        ("Raw(scale=1000.0)", "clock", sg.Raw(1000.0)),
+        ("RawTime(scale=1000.0)", "clock", sg.RawTime(1000.0)),
     ],
 )
 def test_text_becomes_the_object(text, family, made) -> None:

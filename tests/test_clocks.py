@@ -8,23 +8,14 @@ import pytest
 import torch
 from cases import CLOCKS, F64, NOISY, inner_times, name, tensor
 
-from scoregen import (
-    SDE,
-    VPSDE,
-    DiscreteVPSDE,
-    HalfLogSNR,
-    Index,
-    LogSigma,
-    Raw,
-    RectifiedSDE,
-)
-from scoregen.chain import Chain
+from scoregen import SDE, VPSDE, DiscreteVPSDE, HalfLogSNR, Index, LogSigma, RawTime, RectifiedSDE
+from scoregen.processes import DiscreteSDE
 
 
 @pytest.mark.parametrize("sde", NOISY, ids=name)
 @pytest.mark.parametrize("clock", CLOCKS, ids=name)
 def test_float_and_tensor_levels_tell_the_same_time(clock, sde: SDE) -> None:
-    if isinstance(clock, Index) and not isinstance(sde, Chain):
+    if isinstance(clock, Index) and not isinstance(sde, DiscreteSDE):
         pytest.skip("no knots")
     t = inner_times(sde, 3)
     if isinstance(clock, Index) and not clock.fractional:
@@ -48,8 +39,8 @@ def test_what_each_clock_says() -> None:
     assert HalfLogSNR()(sde, level, x).tolist() == pytest.approx([half] * 2, rel=1e-12)
     assert HalfLogSNR(3.0)(sde, level, x).tolist() == pytest.approx([3 * half] * 2, rel=1e-12)
     assert LogSigma()(sde, level, x).tolist() == pytest.approx([-half / 4] * 2, rel=1e-12)
-    assert Raw()(sde, level, x).tolist() == [0.4, 0.4]
-    assert Raw(1000.0)(sde, level, x).tolist() == [400.0, 400.0]
+    assert RawTime()(sde, level, x).tolist() == [0.4, 0.4]
+    assert RawTime(1000.0)(sde, level, x).tolist() == [400.0, 400.0]
 
 
 @pytest.mark.parametrize("steps", [3, 10, 100, 4000])

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import scoregen as sg
-from scoregen.compare.table import append_line, as_row, plain, read_lines
+from scoregen.comparison.table import append_line, as_row, plain, read_lines
 from scoregen.metrics import Estimate
 
 MODEL = sg.Gaussian(sg.VPSDE(), torch.zeros(2), torch.tensor([1.0, 0.25]))
@@ -31,7 +31,7 @@ def test_each_budget_is_spent_but_not_overspent() -> None:
     samplers = {
         "ddim": sg.Sampler(sg.DDIM(), sg.UniformTime(4)),
         "heun": sg.Sampler(sg.KarrasHeun(), sg.Karras(4)),
-        "rk4": sg.Sampler(sg.ProbabilityFlow(sg.RK4), sg.UniformTime(4)),
+        "rk4": sg.Sampler(sg.ProbabilityFlow(sg.solvers.RK4), sg.UniformTime(4)),
     }
     got = {(r.sampler, r.budget): (r.steps, r.nfe) for r in small(samplers=samplers).rows}
     assert got[("ddim", 4)] == (4, 4.0)
@@ -107,7 +107,7 @@ def test_files_say_what_the_rows_say(tmp_path) -> None:
         lines = list(csv.DictReader(file))
     assert [float(line["value"]) for line in lines] == [r.value for r in result.rows]
     body = json.loads((tmp_path / "results.json").read_text())
-    assert body["manifest"]["fingerprint"] == sg.fingerprint(MODEL)
+    assert body["manifest"]["fingerprint"] == sg.training.fingerprint(MODEL)
     assert body["manifest"]["grids"]["ddim@4"] == pytest.approx(
         sg.UniformTime(4)(MODEL.sde).tolist()
     )
@@ -162,7 +162,7 @@ def test_an_unwritable_folder_is_refused_before_any_work(tmp_path) -> None:
 
 
 def test_values_that_are_not_finite_survive_json() -> None:
-    row = sg.Row("d", "DDIM()", "Times()", None, None, 2.0, 0.1, "m", math.inf, math.nan)
+    row = sg.comparison.Row("d", "DDIM()", "Times()", None, None, 2.0, 0.1, "m", math.inf, math.nan)
     body = json.dumps(plain(row), allow_nan=False)
     again = as_row(json.loads(body))
     assert math.isnan(again.value)
@@ -196,6 +196,6 @@ def test_bad_input_is_named(change, message) -> None:
 
 
 def test_a_sampler_too_dear_for_every_budget_is_named() -> None:
-    dear = {"rk4": sg.Sampler(sg.ProbabilityFlow(sg.RK4), sg.UniformTime(4, stop=0.5))}
+    dear = {"rk4": sg.Sampler(sg.ProbabilityFlow(sg.solvers.RK4), sg.UniformTime(4, stop=0.5))}
     with pytest.raises(ValueError, match="rk4 needs more than 3"):
         small(samplers=dear, steps=[3])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import inspect
 import math
 from typing import Any
 
@@ -33,7 +32,6 @@ from scoregen import (
     EDMSDE,
     SDE,
     VPSDE,
-    Counted,
     DiscreteVPSDE,
     Parameterization,
     RectifiedSDE,
@@ -42,13 +40,9 @@ from scoregen import (
     ScoreNetwork,
     Solver,
     StaticSDE,
-    chain,
-    clocks,
-    grids,
-    parameterization,
-    processes,
-    solvers,
+    _families,
 )
+from scoregen.models import Counted, parameterization
 
 EVERYTHING = [*SDES, *GRIDS, *PARAMETERIZATIONS, *CLOCKS, *SOLVERS]
 PLACES = [VPSDE(), EDMSDE(t_max=10.0), RectifiedSDE(), DiscreteVPSDE.linear(100), StaticSDE()]
@@ -73,40 +67,26 @@ def test_every_exported_class_has_an_instance() -> None:
 
 
 @pytest.mark.parametrize(
-    ("module", "made"),
+    ("family", "made"),
     [
-        (processes, SDES),
-        (chain, SDES),
-        (grids, GRIDS),
-        (parameterization, PARAMETERIZATIONS),
-        (clocks, CLOCKS),
-        (solvers, SOLVERS),
+        ("process", SDES),
+        ("grid", GRIDS),
+        ("parameterization", PARAMETERIZATIONS),
+        ("clock", CLOCKS),
+        ("solver", SOLVERS),
     ],
-    ids=lambda m: getattr(m, "__name__", ""),
 )
-def test_families_are_collected_from_their_lists(module: Any, made: list[Any]) -> None:
-    bases = (SDE, Parameterization, Solver)
-    base = next((b for b in bases if isinstance(made[0], b)), None)
-    kinds = {type(thing) for thing in made}
-    for exported in module.__all__:
-        cls = getattr(module, exported)
-        if (
-            inspect.isclass(cls)
-            and not inspect.isabstract(cls)
-            and (not base or issubclass(cls, base))
-        ):
-            assert cls in kinds or any(exported in line for line in cases.MISSING)
-        assert hasattr(scoregen, exported) or module is solvers, (
-            f"scoregen does not export {exported}"
-        )
+def test_every_member_of_a_family_is_under_contract(family: str, made: list[Any]) -> None:
+    assert {type(thing) for thing in made} == set(_families.classes(family).values())
 
 
 @pytest.mark.parametrize("thing", EVERYTHING, ids=name)
 def test_values_are_frozen_hash_and_print(thing: Any) -> None:
     assert hash(thing) == hash(thing)
-    assert (
-        eval(repr(thing), vars(scoregen) | vars(solvers) | vars(grids) | {"inf": math.inf}) == thing
-    )
+    scope = {"inf": math.inf}
+    for family in _families.FAMILIES:
+        scope |= _families.public(family)
+    assert eval(repr(thing), scope) == thing
     if dataclasses.is_dataclass(thing):
         assert type(thing).__dataclass_params__.frozen  # type: ignore[attr-defined]
         again = dataclasses.replace(thing)
@@ -190,8 +170,8 @@ def test_solvers_are_pure(solver: Solver) -> None:
     model, x = mixture(VPSDE()), normal(3, 2)
     before, version = x.clone(), x._version
     state = torch.get_rng_state()
-    first = sampler.run(model, x, noise=scoregen.SampleNoise(0))
-    second = sampler.run(model, x, noise=scoregen.SampleNoise(0))
+    first = sampler.run(model, x, noise=scoregen.noise.SampleNoise(0))
+    second = sampler.run(model, x, noise=scoregen.noise.SampleNoise(0))
     assert torch.equal(first, second)
     assert torch.equal(x, before)
     assert x._version == version

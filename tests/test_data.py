@@ -15,7 +15,10 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 import scoregen.data as rooms
-from scoregen.data import Data, digits, from_levels, load, sixteen_modes, to_levels
+from scoregen.data.dataset import Data, from_levels, to_levels
+from scoregen.data.digits import digits
+from scoregen.data.files import load
+from scoregen.data.targets import sixteen_modes
 
 # Levels
 

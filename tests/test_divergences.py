@@ -11,16 +11,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scoregen.divergences import (
+from scoregen.densities import (
     energy_distance_1d,
     gaussian_fisher,
     gaussian_kl,
     gaussian_mmd2,
     gaussian_w2,
     isotropic_kl,
-    optimal_roots,
     ot_map,
 )
+from scoregen.densities._gaussians import optimal_roots
 
 M1 = torch.tensor([0.3, -1.0, 0.5], dtype=torch.float64)
 M2 = torch.tensor([-0.2, 0.4, 1.5], dtype=torch.float64)

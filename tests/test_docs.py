@@ -33,17 +33,16 @@ from scoregen import (
     Level,
     Potential,
     RectifiedSDE,
-    ReplayNoise,
-    ReverseDiffusion,
     Sampler,
     ScoreModel,
     Times,
-    gaussian_kl,
-    isotropic_kl,
 )
 from scoregen.analysis import output_law
+from scoregen.densities import gaussian_kl, isotropic_kl
 from scoregen.likelihood import GaussianDecoder, bound, importance_bound
-from scoregen.solvers import PolynomialDecay
+from scoregen.mcmc import PolynomialDecay
+from scoregen.noise import ReplayNoise
+from scoregen.solvers import ReverseDiffusion
 from scoregen.solvers.ancestral import posterior
 
 ROOT = Path(__file__).resolve().parents[1]

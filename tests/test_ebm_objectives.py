@@ -11,10 +11,10 @@ import torch
 from scipy import stats
 from torch import Tensor, nn
 
-from scoregen.analytic import Gaussian
-from scoregen.composition import Product
-from scoregen.energy import EnergyNetwork, Potential
+from scoregen.densities import Gaussian
+from scoregen.energies import EnergyNetwork, Potential, Product
 from scoregen.grids import Constant
+from scoregen.mcmc import HMC, MALA
 from scoregen.objectives import (
     ContrastiveDivergence,
     ImplicitScoreMatching,
@@ -24,8 +24,7 @@ from scoregen.objectives import (
     SlicedScoreMatching,
 )
 from scoregen.processes import EDMSDE, VPSDE, StaticSDE
-from scoregen.sampler import Sampler
-from scoregen.solvers import HMC, MALA
+from scoregen.sampling import Sampler
 
 F64 = torch.float64
 STATIC = StaticSDE()

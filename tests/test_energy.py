@@ -9,22 +9,27 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from scoregen.analytic import Gaussian, GaussianMixture
-from scoregen.composition import Bridge, Mixture, Negated, Product, Tempered
-from scoregen.conservative import (
+from scoregen.densities import Gaussian, GaussianMixture
+from scoregen.energies import (
+    EnergyModel,
+    EnergyNetwork,
+    GeometricPath,
+    Mixture,
+    Negated,
+    Potential,
+    Product,
+    ReconstructionEnergy,
+    Tempered,
     check_energy_sign,
     curl,
     energy_from_score,
+    energy_of,
     line_integral,
 )
-from scoregen.energy import Distance, EnergyModel, EnergyNetwork, Potential, energy_of
-from scoregen.model import Counted, ScoreModel, ScoreNetwork
-from scoregen.networks import MLP
+from scoregen.models import Counted, Eps, Prediction, ScoreModel, ScoreNetwork
+from scoregen.networks.mlp import MLP
 from scoregen.objectives import DenoisingScoreMatching
-from scoregen.parameterization import Eps
-from scoregen.prediction import Prediction
-from scoregen.processes import EDMSDE, VPSDE, StaticSDE
-from scoregen.sde import Level
+from scoregen.processes import EDMSDE, VPSDE, Level, StaticSDE
 
 F64 = torch.float64
 STATIC, VP = StaticSDE(), VPSDE()
@@ -92,7 +97,7 @@ def test_score_is_minus_the_gradient(event: tuple[int, ...]) -> None:
 
 
 def test_gradients_of_the_score_reach_the_parameters() -> None:
-    model = EnergyNetwork(Distance(mlp()), VP)
+    model = EnergyNetwork(ReconstructionEnergy(mlp()), VP)
     x = normal(3, 2)
     loss = model(x, 0.5).score.square().sum()
     loss.backward()
@@ -162,7 +167,7 @@ def test_score_where_an_energy_is_needed() -> None:
 
 
 def test_energy_of_a_bound_condition() -> None:
-    model = EnergyNetwork(Distance(mlp(classes=3)), VP)
+    model = EnergyNetwork(ReconstructionEnergy(mlp(classes=3)), VP)
     x, label = normal(4, 2), torch.tensor([0, 1, 2, 0])
     bound = model.given(label=label)
     torch.testing.assert_close(energy_of(bound, x, 0.5), energy_of(model, x, 0.5, label=label))
@@ -258,13 +263,13 @@ def test_mixture_of_models_is_the_mixture() -> None:
 
 
 def test_bridge_is_linear_in_the_energies() -> None:
-    path = Bridge(gauss(STATIC, 0.0, 2.0), Potential(cubic))
+    path = GeometricPath(gauss(STATIC, 0.0, 2.0), Potential(cubic))
     x = normal(5, 1)
     wanted = 0.25 * energy_of(path.models[0], x) + 0.75 * cubic(x)  # type: ignore[arg-type]
     torch.testing.assert_close(energy_of(path, x, 0.25), wanted)
     torch.testing.assert_close(energy_of(path, x, 0.0), cubic(x))
     with pytest.raises(ValueError, match="StaticSDE"):
-        Bridge(gauss(VP, 0.0, 1.0), Potential(cubic))
+        GeometricPath(gauss(VP, 0.0, 1.0), Potential(cubic))
 
 
 # From scores to energies

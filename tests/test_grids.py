@@ -24,7 +24,6 @@ from scoregen import (
     Karras,
     Knots,
     Langevin,
-    Quadratic,
     RectifiedSDE,
     Reversed,
     Sampler,
@@ -36,6 +35,7 @@ from scoregen import (
     UniformTime,
 )
 from scoregen._checks import check_grid
+from scoregen.grids import Quadratic
 
 SPACED = [UniformTime, Quadratic, UniformLam, Karras]
 each_spaced = pytest.mark.parametrize("rule", SPACED, ids=lambda r: r.__name__)

@@ -18,7 +18,6 @@ from scoregen import (
     MLP,
     VPSDE,
     X0,
-    Counted,
     DivergenceError,
     Eps,
     Gaussian,
@@ -26,8 +25,6 @@ from scoregen import (
     LearnedVariance,
     Prediction,
     RectifiedSDE,
-    ReplayNoise,
-    ReverseDiffusion,
     Sampler,
     Score,
     ScoreModel,
@@ -46,6 +43,9 @@ from scoregen.guidance import (
     Reconstruction,
 )
 from scoregen.likelihood import decode, log_prob
+from scoregen.models import Counted
+from scoregen.noise import ReplayNoise
+from scoregen.solvers import ReverseDiffusion
 
 FORMS = ("x0", "eps", "score", "velocity", "v")
 

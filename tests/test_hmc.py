@@ -9,13 +9,12 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from scoregen.analytic import Gaussian, GaussianMixture
+from scoregen.densities import Gaussian, GaussianMixture
 from scoregen.grids import Constant
+from scoregen.mcmc import BAOAB, HMC, MALA, OBABO, Kinetic, KineticState, leapfrog
 from scoregen.noise import ReplayNoise, SampleNoise
 from scoregen.processes import StaticSDE
-from scoregen.sampler import Sampler
-from scoregen.solvers import BAOAB, HMC, MALA, OBABO, leapfrog
-from scoregen.solvers.kinetic import Kinetic, KineticState
+from scoregen.sampling import Sampler
 
 F64 = torch.float64
 STATIC = StaticSDE()

@@ -11,17 +11,15 @@ import pytest
 import torch
 from torch import Tensor, distributions, nn
 
-from scoregen.analytic import Gaussian, GaussianMixture
-from scoregen.energy import Potential, energy_of
+from scoregen.densities import Gaussian, GaussianMixture
+from scoregen.energies import Potential, energy_of
 from scoregen.grids import Constant
-from scoregen.importers import from_distribution, from_torchebm, to_torchebm
-from scoregen.model import ScoreModel
+from scoregen.interop import from_distribution, from_torchebm, to_torchebm
+from scoregen.mcmc import MALA
+from scoregen.models import Prediction, ScoreModel
 from scoregen.noise import SampleNoise
-from scoregen.prediction import Prediction
-from scoregen.processes import VPSDE, StaticSDE
-from scoregen.sampler import Sampler
-from scoregen.sde import Level
-from scoregen.solvers import MALA
+from scoregen.processes import VPSDE, Level, StaticSDE
+from scoregen.sampling import Sampler
 
 F64 = torch.float64
 

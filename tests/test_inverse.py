@@ -22,13 +22,11 @@ from scoregen import (
     GaussianMixture,
     Knots,
     RectifiedSDE,
-    ReplayNoise,
-    SampleNoise,
     Sampler,
     UniformLam,
     UniformTime,
-    gaussian_w2,
 )
+from scoregen.densities import gaussian_w2
 from scoregen.inverse import (
     DPS,
     TMPD,
@@ -40,6 +38,7 @@ from scoregen.inverse import (
     Replacement,
     TwistedSMC,
 )
+from scoregen.noise import ReplayNoise, SampleNoise
 from scoregen.solvers.ancestral import posterior as transition
 
 _PATH = Path(__file__).resolve().parents[1] / "benchmarks" / "inverse_problems.py"

@@ -16,9 +16,7 @@ from scoregen import (
     MLP,
     VESDE,
     VPSDE,
-    Analytic,
     CosineVPSDE,
-    Counted,
     DiscreteVESDE,
     DiscreteVPSDE,
     Eps,
@@ -31,6 +29,7 @@ from scoregen import (
     UNet,
     Velocity,
 )
+from scoregen.densities import Analytic
 from scoregen.likelihood import (
     Exact,
     Hutchinson,
@@ -40,6 +39,7 @@ from scoregen.likelihood import (
     encode,
     log_prob,
 )
+from scoregen.models import Counted
 
 PROCESSES = [
     VPSDE(),

@@ -13,13 +13,24 @@ from scipy import stats
 from torch import Tensor
 
 from scoregen._checks import DivergenceError
-from scoregen.analytic import Gaussian, GaussianMixture
-from scoregen.composition import Bridge, Negated, Product
-from scoregen.energy import Potential, energy_of
-from scoregen.evidence import annealed_importance, thermodynamic_integration
+from scoregen.densities import Gaussian, GaussianMixture
+from scoregen.energies import GeometricPath, Negated, Potential, Product, energy_of
 from scoregen.grids import Constant, Staircase, Times, UniformLam, UniformTime
 from scoregen.mcmc import (
+    BAOAB,
+    HMC,
+    MALA,
+    OBABO,
+    SGLD,
     Chains,
+    DualAveraging,
+    Langevin,
+    Metropolis,
+    NCSNStep,
+    NCSNv2Step,
+    PolynomialDecay,
+    PosteriorEnergy,
+    annealed_importance,
     autocorrelation,
     autocorrelation_time,
     chain_report,
@@ -27,31 +38,14 @@ from scoregen.mcmc import (
     rank_normalised,
     run_chains,
     split_rhat,
+    thermodynamic_integration,
 )
-from scoregen.model import Counted, ScoreModel, ScoreNetwork
-from scoregen.networks import MLP
+from scoregen.models import Counted, Eps, Prediction, ScoreModel, ScoreNetwork
+from scoregen.networks.mlp import MLP
 from scoregen.noise import ReplayNoise, SampleNoise, TorchNoise
-from scoregen.parameterization import Eps
-from scoregen.prediction import Prediction
-from scoregen.processes import EDMSDE, VPSDE, RectifiedSDE, StaticSDE
-from scoregen.sampler import Sampler
-from scoregen.sde import Level
-from scoregen.solvers import (
-    BAOAB,
-    DDIM,
-    HMC,
-    MALA,
-    OBABO,
-    SGLD,
-    DualAveraging,
-    Langevin,
-    Metropolis,
-    NCSNStep,
-    NCSNv2Step,
-    PolynomialDecay,
-    Solver,
-    SumOfTerms,
-)
+from scoregen.processes import EDMSDE, VPSDE, Level, RectifiedSDE, StaticSDE
+from scoregen.sampling import Sampler, Solver
+from scoregen.solvers import DDIM
 
 F64 = torch.float64
 STATIC, VP = StaticSDE(), VPSDE()
@@ -503,7 +497,7 @@ def test_good_run_has_no_warning() -> None:
 # SGLD
 
 
-def conjugate(rows: int = 50) -> tuple[SumOfTerms, Tensor]:
+def conjugate(rows: int = 50) -> tuple[PosteriorEnergy, Tensor]:
     data = 0.5 + normal(rows, seed=11)
 
     def prior(x: Tensor) -> Tensor:
@@ -512,7 +506,7 @@ def conjugate(rows: int = 50) -> tuple[SumOfTerms, Tensor]:
     def term(x: Tensor, y: Tensor) -> Tensor:
         return (x - y).square() / 2
 
-    return SumOfTerms(prior, term, data), data
+    return PosteriorEnergy(prior, term, data), data
 
 
 def test_sum_of_terms_and_its_minibatches() -> None:
@@ -524,10 +518,10 @@ def test_sum_of_terms_and_its_minibatches() -> None:
     torch.testing.assert_close(model.score(x, 0.0, rows=every).detach(), exact)
     with pytest.raises(TypeError, match="minibatch"):
         model(x, 0.0, minibatch=every)
-    with pytest.raises(TypeError, match="SumOfTerms"):
+    with pytest.raises(TypeError, match="PosteriorEnergy"):
         Sampler(SGLD(0.1), Constant(0.0, 2)).sample(gauss(), (2, 1))
     with pytest.raises(ValueError, match="one per row"):
-        SumOfTerms(lambda x: x.sum(1), lambda x, y: y.sum(1), data)(x, 0.0)
+        PosteriorEnergy(lambda x: x.sum(1), lambda x, y: y.sum(1), data)(x, 0.0)
 
 
 def test_sgld_law_in_closed_form() -> None:
@@ -555,7 +549,7 @@ def test_sgld_law_in_closed_form() -> None:
 def test_sgld_rows_are_uniform_and_per_chain() -> None:
     seen = []
 
-    class Spy(SumOfTerms):
+    class Spy(PosteriorEnergy):
         def energy(self, x: Tensor, t: Level, **condition: Any) -> Tensor:
             seen.append(condition["rows"])
             return super().energy(x, t, **condition)
@@ -792,13 +786,13 @@ def test_integration_rule_is_of_fourth_order() -> None:
 def evidence_case(name: str) -> tuple[ScoreModel, Any, float, Callable[[int, int], Tensor]]:
     """(model, grid, exact log Z ratio, exact draws at the start)."""
     if name == "gaussian":
-        path = Bridge(gauss(2.0), Potential(lambda x: (x - 0.5).square().sum(1) / 0.6))
+        path = GeometricPath(gauss(2.0), Potential(lambda x: (x - 0.5).square().sum(1) / 0.6))
         exact = 0.5 * math.log(2 * math.pi * 0.3)
         start = path.models[0]
         return path, UniformTime(8), exact, lambda n, seed: start.sample(n, generator=seed)  # type: ignore[operator]
     if name == "mixture":
         target = double_hump()
-        path = Bridge(gauss(1.5), Potential(lambda x: 2.0 - target.log_prob(x, 0.0)))
+        path = GeometricPath(gauss(1.5), Potential(lambda x: 2.0 - target.log_prob(x, 0.0)))
         start = path.models[0]
         return path, UniformTime(8), -2.0, lambda n, seed: start.sample(n, generator=seed)  # type: ignore[operator]
     # noise levels: the product of two Gaussians, normalised at no level

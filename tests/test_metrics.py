@@ -11,8 +11,8 @@ import pytest
 import scipy.stats
 import torch
 
-from scoregen.data import digits
-from scoregen.divergences import gaussian_mmd2, gaussian_w2
+from scoregen.data.digits import digits
+from scoregen.densities import gaussian_mmd2, gaussian_w2
 from scoregen.metrics import (
     MMD,
     ClassAccuracy,

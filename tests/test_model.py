@@ -14,14 +14,11 @@ from scoregen import (
     DDIM,
     EDM,
     EDMSDE,
-    HEUN,
     MLP,
     VPSDE,
-    Counted,
     DiscreteVPSDE,
     Empirical,
     Eps,
-    Given,
     Index,
     KarrasHeun,
     Level,
@@ -35,7 +32,9 @@ from scoregen import (
     V,
     Velocity,
 )
-from scoregen.model import evaluating
+from scoregen.models import Counted, Given
+from scoregen.models.base import evaluating
+from scoregen.solvers import HEUN
 
 
 class Net(nn.Module):

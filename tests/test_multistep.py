@@ -15,8 +15,6 @@ from torch import Tensor
 from scoregen import (
     DDIM,
     EDMSDE,
-    HEUN,
-    RK4,
     SDE,
     VPSDE,
     CosineVPSDE,
@@ -33,12 +31,15 @@ from scoregen import (
     UniformTime,
 )
 from scoregen.analysis import PolynomialModel, last_move_defect
-from scoregen.model import Counted
+from scoregen.models import Counted
+from scoregen.sampling import Solver
 from scoregen.solvers import (
     DEIS,
+    HEUN,
     IPNDM,
     LMS,
     PNDM,
+    RK4,
     DPMSolver,
     DPMSolver3MAsPublished,
     DPMSolverPP,
@@ -47,7 +48,6 @@ from scoregen.solvers import (
     GammaAveraging,
     History,
     Multistep,
-    Solver,
     UniPC,
     VelocityAB,
 )

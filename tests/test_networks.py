@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.func import jacfwd, jacrev, jvp, vmap
 
-from scoregen.networks import MLP, Conditioning, Sinusoids, UNet
+from scoregen.networks.embedding import Conditioning, Sinusoids
+from scoregen.networks.mlp import MLP
+from scoregen.networks.unet import UNet
 
 SMALL = {
     "vector": (lambda: MLP((3,), hidden=16, depth=2, classes=4), (3,)),

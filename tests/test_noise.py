@@ -10,7 +10,8 @@ from cases import F64, generator
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scoregen import Level, ReplayNoise, SampleNoise, TorchNoise
+from scoregen import Level
+from scoregen.noise import ReplayNoise, SampleNoise, TorchNoise
 
 LEVEL = Level(1.0, 0.0, 1.0, -math.inf)
 PINNED = [2.443988, 0.462059, 0.877195, 0.079424]

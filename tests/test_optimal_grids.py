@@ -19,18 +19,24 @@ from scoregen import (
     DPMSolverPP,
     Karras,
     KarrasHeun,
-    Quadratic,
     RectifiedSDE,
-    ReplayNoise,
     Sampler,
     Times,
     UniformLam,
     UniformTime,
 )
 from scoregen.analysis import output_law, strong_error
-from scoregen.grids import BetaQuantiles, Interpolated, PolyExponential, Polynomial, RestartGrid
-from scoregen.schedules import OptimalGaussian, trajectory_grid
+from scoregen.grids import (
+    BetaQuantiles,
+    Interpolated,
+    PolyExponential,
+    Polynomial,
+    Quadratic,
+    RestartGrid,
+)
+from scoregen.noise import ReplayNoise
 from scoregen.solvers import SDEDPMSolverPP
+from scoregen.tuning import OptimalGaussian, trajectory_grid
 
 SPECTRUM = (0.02, 0.05, 0.1, 0.3, 0.5, 1.0, 2.0, 4.0)
 

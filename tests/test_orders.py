@@ -21,7 +21,6 @@ from scoregen import (
     EDMSDE,
     GaussianMixture,
     KarrasHeun,
-    SampleNoise,
     Sampler,
     ScoreModel,
     Solver,
@@ -38,12 +37,8 @@ from scoregen.analysis import (
     output_law,
     strong_error,
 )
-from scoregen.solvers.multistep import (
-    DPMSolver3MAsPublished,
-    DPMSolverPP,
-    EulerStart,
-    ExponentialAB,
-)
+from scoregen.noise import SampleNoise
+from scoregen.solvers import DPMSolver3MAsPublished, DPMSolverPP, EulerStart, ExponentialAB
 
 ROOT = Path(__file__).resolve().parents[1]
 

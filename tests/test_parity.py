@@ -76,11 +76,11 @@ VP_TIMES = sg.UniformLam(20)(VP).tolist()  # 1 ... 0.001, 0
 
 
 def ours(
-    solver: sg.Solver, sde: sg.SDE, times: list[float], noise: sg.Noise | None = None
+    solver: sg.Solver, sde: sg.SDE, times: list[float], noise: sg.noise.Noise | None = None
 ) -> Tensor:
     """The run from one fixed start; draws(...)[0] is the start, the rest is noise."""
     std = sde.prior_std(times[0])
-    noise = sg.ReplayNoise(draws(60)[1:]) if noise is None else noise
+    noise = sg.noise.ReplayNoise(draws(60)[1:]) if noise is None else noise
     return sg.Sampler(solver, sg.Times(*times)).run(network(sde), std * draws(1)[0], noise=noise)
 
 
@@ -105,7 +105,7 @@ def replayed() -> Callable[[Any, Any], Tensor]:
 PLAIN = {
     "euler": sg.DDIM(),
     "heun": sg.KarrasHeun(),
-    "dpm_2": sg.DPMSolverSingle(2, "eps"),
+    "dpm_2": sg.solvers.DPMSolverSingle(2, "eps"),
     "dpmpp_2m": sg.DPMSolverPP(2),
 }
 
@@ -118,14 +118,14 @@ def test_k_diffusion_deterministic(k: Any, name: str) -> None:
 
 
 NOISY: dict[str, tuple[sg.Solver, dict[str, Any]]] = {
-    "euler_ancestral": (sg.AncestralODE(sg.DDIM()), {}),
-    "euler_ancestral, eta 0.5": (sg.AncestralODE(sg.DDIM(), eta=0.5), {"eta": 0.5}),
-    "dpm_2_ancestral": (sg.AncestralODE(sg.DPMSolverSingle(2, "eps")), {}),
-    "dpmpp_2s_ancestral": (sg.AncestralODE(sg.DPMSolverSingle(2, "x0")), {}),
+    "euler_ancestral": (sg.solvers.AncestralODE(sg.DDIM()), {}),
+    "euler_ancestral, eta 0.5": (sg.solvers.AncestralODE(sg.DDIM(), eta=0.5), {"eta": 0.5}),
+    "dpm_2_ancestral": (sg.solvers.AncestralODE(sg.solvers.DPMSolverSingle(2, "eps")), {}),
+    "dpmpp_2s_ancestral": (sg.solvers.AncestralODE(sg.solvers.DPMSolverSingle(2, "x0")), {}),
     "dpmpp_2m_sde": (sg.SDEDPMSolverPP(2), {}),
     "dpmpp_2m_sde, eta 0.5": (sg.SDEDPMSolverPP(2, eta=0.5), {"eta": 0.5}),
     "dpmpp_2m_sde, heun, eta 0": (
-        sg.ExponentialAB(2, "x0"),
+        sg.solvers.ExponentialAB(2, "x0"),
         {"eta": 0.0, "solver_type": "heun"},
     ),
     "dpmpp_2m_sde, eta 0": (sg.DPMSolverPP(2), {"eta": 0.0}),
@@ -156,7 +156,7 @@ def test_k_diffusion_dpmpp_sde_on_one_brownian_path(k: Any, eta: float) -> None:
         return math.sqrt(share) * z + math.sqrt(1 - share) * next(rest)
 
     theirs = kdiff(k.sample_dpmpp_sde, EDM_TIMES, noise_sampler=path, eta=eta)
-    assert gap(ours(sg.SDEDPMSolverPP2S(eta=eta), sg.EDMSDE(), EDM_TIMES), theirs) < EXACT
+    assert gap(ours(sg.solvers.SDEDPMSolverPP2S(eta=eta), sg.EDMSDE(), EDM_TIMES), theirs) < EXACT
 
 
 def rewritten(function: Callable[..., Any], old: str, new: str) -> Callable[..., Any]:
@@ -179,20 +179,25 @@ def test_k_diffusion_3m_lacks_a_factor_two(k: Any, eta: float) -> None:
     assert gap(mine, kdiff(fixed, EDM_TIMES, noise_sampler=replayed(), eta=eta)) < EXACT
     assert gap(mine, theirs) > 1e-3
     if eta == 0:
-        assert gap(mine, ours(sg.EulerStart(sg.DPMSolverPP(3)), sg.EDMSDE(), EDM_TIMES)) < EXACT
+        assert (
+            gap(mine, ours(sg.solvers.EulerStart(sg.DPMSolverPP(3)), sg.EDMSDE(), EDM_TIMES))
+            < EXACT
+        )
 
 
 @pytest.mark.parametrize("order", [1, 2, 3, 4])
 def test_k_diffusion_lms(k: Any, order: int) -> None:
     times = EDM_TIMES[:-1]
     theirs = kdiff(k.sample_lms, times, order=order)
-    assert gap(ours(sg.EulerStart(sg.LMS(order)), sg.EDMSDE(), times), theirs) < EXACT
+    assert (
+        gap(ours(sg.solvers.EulerStart(sg.solvers.LMS(order)), sg.EDMSDE(), times), theirs) < EXACT
+    )
 
 
 def test_k_diffusion_lms_extrapolates_to_zero(k: Any) -> None:
     """Its last move, to sigma = 0, is multistep too; scoregen's returns x0, Euler's value there."""
     theirs = kdiff(k.sample_lms, EDM_TIMES, order=4)
-    mine = ours(sg.EulerStart(sg.LMS(4)), sg.EDMSDE(), EDM_TIMES)
+    mine = ours(sg.solvers.EulerStart(sg.solvers.LMS(4)), sg.EDMSDE(), EDM_TIMES)
     assert 1e-6 < gap(mine, theirs) < 1e-2
 
 
@@ -282,10 +287,10 @@ MULTISTEP: dict[str, tuple[sg.Solver, dict[str, Any]]] = {
     "dpmsolver++ 1": (sg.DDIM(), {"solver_order": 1}),
     "dpmsolver++ 2": (sg.DPMSolverPP(2), {"solver_order": 2}),
     "dpmsolver++ 2 heun": (
-        sg.ExponentialAB(2, "x0"),
+        sg.solvers.ExponentialAB(2, "x0"),
         {"solver_order": 2, "solver_type": "heun"},
     ),
-    "dpmsolver++ 3": (sg.DPMSolver3MAsPublished("x0"), {"solver_order": 3}),
+    "dpmsolver++ 3": (sg.solvers.DPMSolver3MAsPublished("x0"), {"solver_order": 3}),
     "sde-dpmsolver++ 1": (
         sg.SDEDPMSolverPP(1),
         {"solver_order": 1, "algorithm_type": "sde-dpmsolver++"},
@@ -311,7 +316,7 @@ def test_diffusers_dpm_multistep_in_eps(wide: Callable[..., Any], order: int) ->
         wide, solver_order=order, algorithm_type="dpmsolver", final_sigmas_type="sigma_min",
         lower_order_final=False,
     )  # fmt: skip
-    solver = sg.DPMSolver(2) if order == 2 else sg.DPMSolver3MAsPublished("eps")
+    solver = sg.solvers.DPMSolver(2) if order == 2 else sg.solvers.DPMSolver3MAsPublished("eps")
     times = VP_TIMES[:-1]
     assert gap(ours(solver, VP, times), diffuse(made, times, False)) < EXACT
 
@@ -319,7 +324,7 @@ def test_diffusers_dpm_multistep_in_eps(wide: Callable[..., Any], order: int) ->
 def test_diffusers_3m_lacks_a_factor_two(wide: Callable[..., Any]) -> None:
     """As `DPMSolver3MAsPublished`; with the factor put in it is the right method, Euler start."""
     made = dpm(wide, solver_order=3, solver_type="heun")
-    mine = ours(sg.EulerStart(sg.DPMSolverPP(3)), VP, VP_TIMES)
+    mine = ours(sg.solvers.EulerStart(sg.DPMSolverPP(3)), VP, VP_TIMES)
     assert gap(mine, diffuse(made, VP_TIMES, False)) > 1e-3
     third = type(made).multistep_dpm_solver_third_order_update
     fixed = rewritten(third, "D2 = (1.0 /", "D2 = (2.0 /")
@@ -366,13 +371,13 @@ def test_diffusers_unipc(wide: Callable[..., Any], p: int, variant: Any) -> None
     solver = sg.UniPC(p, "x0", variant)
     times = VP_TIMES[:-1]
     theirs = diffuse(unipc(wide, p, variant), times, False)
-    assert gap(ours(sg.EulerStart(solver), VP, times), theirs) < EXACT
+    assert gap(ours(sg.solvers.EulerStart(solver), VP, times), theirs) < EXACT
 
 
 def test_diffusers_unipc_bh1_is_nan_at_zero_and_scoregen_is_not(wide: Callable[..., Any]) -> None:
     made = wide("UniPCMultistepScheduler", "unipc_multistep", solver_type="bh1")
     assert not bool(torch.isfinite(diffuse(made, VP_TIMES, False)).all())
-    mine = ours(sg.EulerStart(sg.UniPC(2, "x0", "bh1")), VP, VP_TIMES)
+    mine = ours(sg.solvers.EulerStart(sg.UniPC(2, "x0", "bh1")), VP, VP_TIMES)
     assert bool(torch.isfinite(mine).all())
 
 
@@ -410,9 +415,9 @@ def test_diffusers_pndm(wide: Callable[..., Any]) -> None:
         x = made.step(model(x, CHAIN.knots[int(t)]).eps, int(t), x).prev_sample
         path.append(x)
     times = sg.Strided(20, "leading")(CHAIN).tolist()
-    assert gap(ours(sg.PNDM("heun"), CHAIN, times[:-1]), path[-2]) < EXACT
+    assert gap(ours(sg.solvers.PNDM("heun"), CHAIN, times[:-1]), path[-2]) < EXACT
     # to zero it combines old values of eps; scoregen returns x0 there
-    assert 1e-3 < gap(ours(sg.PNDM("heun"), CHAIN, times), path[-1]) < 0.1
+    assert 1e-3 < gap(ours(sg.solvers.PNDM("heun"), CHAIN, times), path[-1]) < 0.1
 
 
 def azula(name: str, sde: sg.SDE, times: list[float], **arguments: Any) -> Tensor:
@@ -443,14 +448,14 @@ AZULA: dict[str, tuple[sg.Solver, str, dict[str, Any]]] = {
     "DDIM, their eta is our eta squared": (sg.DDIM(0.5), "DDIMSampler", {"eta": 0.25}),
     "Euler": (sg.DDIM(), "EulerSampler", {}),
     "Heun": (sg.KarrasHeun(), "HeunSampler", {}),
-    "Ito": (sg.ExponentialEuler(), "ItoSampler", {}),
+    "Ito": (sg.solvers.ExponentialEuler(), "ItoSampler", {}),
     **{
-        f"{theirs}{order}": (sg.EulerStart(made), f"{theirs}Sampler", {"order": order})
+        f"{theirs}{order}": (sg.solvers.EulerStart(made), f"{theirs}Sampler", {"order": order})
         for order in (2, 3, 4)
         for theirs, made in {
-            "zAB": sg.LMS(order),
-            "zEAB": sg.ExponentialAB(order, "eps"),
-            "xEAB": sg.ExponentialAB(order, "x0"),
+            "zAB": sg.solvers.LMS(order),
+            "zEAB": sg.solvers.ExponentialAB(order, "eps"),
+            "xEAB": sg.solvers.ExponentialAB(order, "x0"),
         }.items()
     },
 }
@@ -474,4 +479,4 @@ def test_azula_velocity(order: int) -> None:
     sde = sg.RectifiedSDE()
     times = torch.linspace(0.999, 0.01, 21, dtype=F64).tolist()
     theirs = azula("vABSampler", sde, times, order=order)
-    assert gap(ours(sg.EulerStart(sg.VelocityAB(order)), sde, times), theirs) < 1e-7
+    assert gap(ours(sg.solvers.EulerStart(sg.solvers.VelocityAB(order)), sde, times), theirs) < 1e-7

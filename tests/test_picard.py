@@ -12,27 +12,24 @@ from cases import F64, Fixed, gaussian, mixture, normal
 from scoregen import (
     DDIM,
     EDMSDE,
-    EULER,
-    HEUN,
     MLP,
     VPSDE,
     Ancestral,
-    Counted,
     DPMSolverPP,
     Eps,
     EulerMaruyama,
     Karras,
     ProbabilityFlow,
     RectifiedSDE,
-    ReverseDiffusion,
-    SampleNoise,
     Sampler,
     ScoreNetwork,
     UniformTime,
 )
 from scoregen._checks import DivergenceError
-from scoregen.picard import Picard, PicardState
-from scoregen.solvers import SEEDS2, ExponentialEuler, SDEDPMSolverPP
+from scoregen.models import Counted
+from scoregen.noise import SampleNoise
+from scoregen.sampling import Picard, PicardState
+from scoregen.solvers import EULER, HEUN, SEEDS2, ExponentialEuler, ReverseDiffusion, SDEDPMSolverPP
 
 SOLVERS = [
     DDIM(),

@@ -28,7 +28,6 @@ from torch import Tensor, nn
 from scoregen import (
     DDIM,
     EDMSDE,
-    HEUN,
     MLP,
     VPSDE,
     Ancestral,
@@ -46,18 +45,16 @@ from scoregen import (
     Langevin,
     ProbabilityFlow,
     RectifiedSDE,
-    ReplayNoise,
-    ReverseDiffusion,
-    SampleNoise,
     Sampler,
     ScoreNetwork,
     Solver,
     Strided,
     Times,
-    TorchNoise,
     UniformTime,
     V,
 )
+from scoregen.noise import ReplayNoise, SampleNoise, TorchNoise
+from scoregen.solvers import HEUN, ReverseDiffusion
 
 CORE: list[Solver] = [
     DDIM(),

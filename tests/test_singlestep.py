@@ -11,7 +11,7 @@ from cases import gaussian, ladder, normal, slope, tensor
 
 from scoregen import DDIM, EDMSDE, VPSDE, Gaussian, RectifiedSDE, Sampler, Times, UniformTime
 from scoregen.analysis import last_move_defect
-from scoregen.model import Counted
+from scoregen.models import Counted
 from scoregen.solvers import DPMSolverSingle
 
 NONE: Any = None  # the noise of solvers that draw none

@@ -30,10 +30,6 @@ from hypothesis import strategies as st
 from scoregen import (
     DDIM,
     EDMSDE,
-    EULER,
-    HEUN,
-    MIDPOINT,
-    RK4,
     SDE,
     VESDE,
     VPSDE,
@@ -51,13 +47,9 @@ from scoregen import (
     Langevin,
     LearnedVariance,
     Level,
-    NCSNStep,
     Prediction,
     ProbabilityFlow,
     RectifiedSDE,
-    ReplayNoise,
-    ReverseDiffusion,
-    SampleNoise,
     Sampler,
     ScoreModel,
     ScoreNetwork,
@@ -65,11 +57,13 @@ from scoregen import (
     Staircase,
     StaticSDE,
     SubVPSDE,
-    Tableau,
     Times,
     UniformLam,
     UniformTime,
 )
+from scoregen.mcmc import NCSNStep
+from scoregen.noise import ReplayNoise, SampleNoise
+from scoregen.solvers import EULER, HEUN, MIDPOINT, RK4, ReverseDiffusion, Tableau
 from scoregen.solvers.flow import worst_row
 
 V, S, U = 0.37, 2.0, 0.6

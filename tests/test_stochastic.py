@@ -18,7 +18,6 @@ from scoregen import (
     EDMSDE,
     VPSDE,
     Ancestral,
-    Counted,
     DPMSolverPP,
     EulerMaruyama,
     Gaussian,
@@ -27,9 +26,6 @@ from scoregen import (
     Langevin,
     Level,
     RectifiedSDE,
-    ReplayNoise,
-    ReverseDiffusion,
-    SampleNoise,
     Sampler,
     Solver,
     Times,
@@ -38,24 +34,27 @@ from scoregen import (
 from scoregen._checks import DivergenceError
 from scoregen.analysis import ZigZag, last_move_defect, observed_order, output_law
 from scoregen.grids import RestartGrid
+from scoregen.models import Counted
+from scoregen.noise import ReplayNoise, SampleNoise
 from scoregen.solvers import (
     SEEDS2,
     AdaptiveSDE,
     AncestralODE,
+    DPMSolverSingle,
     EulerStart,
     ExponentialAB,
     ExponentialEuler,
     PredictorCorrector,
     Restart,
+    ReverseDiffusion,
     SASolver,
     SDEDPMSolverPP,
     SDEDPMSolverPP2S,
     SNRLangevin,
+    Status,
     StochasticHeun,
-    TauBand,
+    TauInterval,
 )
-from scoregen.solvers.adaptive import Status
-from scoregen.solvers.singlestep import DPMSolverSingle
 
 FIXED: list[Solver] = [
     *(SDEDPMSolverPP(k, eta) for k in (1, 2, 3) for eta in (0.0, 0.5, 1.0)),
@@ -66,7 +65,7 @@ FIXED: list[Solver] = [
     *(SEEDS2(eta, form) for eta in (0.0, 1.0) for form in ("x0", "eps")),
     *(SASolver(tau, p, c) for tau in (0.0, 1.0) for p, c in ((1, 0), (1, 1), (2, 2), (3, 3))),
     SASolver(1.0, 3, 0),
-    SASolver(TauBand()),
+    SASolver(TauInterval()),
     AncestralODE(DDIM(), 0.5),
     AncestralODE(KarrasHeun()),
     AncestralODE(DPMSolverSingle(2, "eps")),

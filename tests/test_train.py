@@ -15,19 +15,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import silu
 
-from scoregen import (
-    MLP,
-    VPSDE,
-    Data,
-    Gaussian,
-    ScoreNetwork,
-    V,
-    rings,
-)
-from scoregen.checkpoint import CheckpointError, card, fingerprint, load
-from scoregen.ema import EMA, ema_decay
+from scoregen import MLP, VPSDE, Data, Gaussian, ScoreNetwork, V
+from scoregen._files import CheckpointError
+from scoregen.data.targets import rings
 from scoregen.objectives import DenoisingScoreMatching, Stratified, Unit
-from scoregen.train import TrainingError, TrainStep, fit, learning_rate
+from scoregen.training import EMA, TrainingError, TrainStep, card, fingerprint, fit, load
+from scoregen.training.ema import ema_decay
+from scoregen.training.loop import learning_rate
 
 
 @pytest.fixture(autouse=True)

@@ -23,7 +23,7 @@ from scoregen import (
     Strided,
 )
 from scoregen.likelihood import DiscretisedGaussian, GaussianDecoder, bound
-from scoregen.objectives.variational import Hybrid, LossAwareKnots, VariationalBound
+from scoregen.objectives import Hybrid, LossAwareKnots, VariationalBound
 from scoregen.solvers.ancestral import posterior
 
 F64 = torch.float64

@@ -55,7 +55,7 @@ def main() -> None:
     y = mask * (truth + NOISE * torch.randn(truth.shape, generator=g))
     each = y.repeat_interleave(copies, 0)
     null = torch.full((len(each),), 10)
-    model = sg.Product(prior.given(label=null), SeenHalf(prior.sde, each, mask))
+    model = sg.energies.Product(prior.given(label=null), SeenHalf(prior.sde, each, mask))
 
     def step(t: sg.Level) -> float:
         """A quarter of the smaller variance that the level allows."""
@@ -77,8 +77,8 @@ def main() -> None:
         before, rates = time.perf_counter(), []
         sampler = sg.Sampler(solver, grid(prior.sde, 20, 12))
         x = torch.randn(each.shape, generator=torch.Generator().manual_seed(1))
-        noise = sg.SampleNoise(2)
-        with torch.no_grad(), sg.Counted(prior) as count:
+        noise = sg.noise.SampleNoise(2)
+        with torch.no_grad(), sg.models.Counted(prior) as count:
             for move in sampler.iterate(target, x, noise=noise):
                 x = move.x
                 if hasattr(move.state, "acceptance"):

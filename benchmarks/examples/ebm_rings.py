@@ -50,20 +50,20 @@ def objectives(x: Tensor) -> dict[str, tuple[Any, int]]:
     """Name -> (objective, training steps)."""
     noise = sg.Gaussian(SDE, x.mean(0), torch.cov(x.mT))
     g = torch.Generator().manual_seed(5)
-    buffer = sg.ReplayBuffer(torch.randn(4096, 2, generator=g))
+    buffer = sg.objectives.ReplayBuffer(torch.randn(4096, 2, generator=g))
     moves = sg.Sampler(sg.MALA(0.004), sg.Constant(T, 10))
     return {
-        "denoising": (sg.DenoisingScoreMatching(fixed, sg.Simple()), 1500),
-        "sliced": (sg.SlicedScoreMatching(t=T), 1500),
-        "persistent CD": (sg.PersistentContrastiveDivergence(moves, buffer, t=T), 1500),
-        "noise contrastive": (sg.NoiseContrastive(noise, draws=4, t=T), 3000),
+        "denoising": (sg.DenoisingScoreMatching(fixed, sg.objectives.Simple()), 1500),
+        "sliced": (sg.objectives.SlicedScoreMatching(t=T), 1500),
+        "persistent CD": (sg.objectives.PersistentContrastiveDivergence(moves, buffer, t=T), 1500),
+        "noise contrastive": (sg.objectives.NoiseContrastive(noise, draws=4, t=T), 3000),
     }
 
 
-def train(objective: Any, x: Tensor, steps: int) -> sg.EnergyNetwork:
+def train(objective: Any, x: Tensor, steps: int) -> sg.energies.EnergyNetwork:
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        model = sg.EnergyNetwork(Net(), SDE)
+        model = sg.energies.EnergyNetwork(Net(), SDE)
     optimiser = torch.optim.Adam(model.parameters(), lr=2e-3)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
     average = torch.optim.swa_utils.AveragedModel(
@@ -83,8 +83,8 @@ def train(objective: Any, x: Tensor, steps: int) -> sg.EnergyNetwork:
 
 SAMPLERS: dict[str, sg.Solver] = {
     "ULA": sg.Langevin(0.002),
-    "MALA": sg.DualAveraging(sg.MALA(0.002), warmup=200),
-    "HMC": sg.DualAveraging(sg.HMC(0.06, leaps=8), warmup=200),
+    "MALA": sg.mcmc.DualAveraging(sg.MALA(0.002), warmup=200),
+    "HMC": sg.mcmc.DualAveraging(sg.HMC(0.06, leaps=8), warmup=200),
 }
 
 
@@ -95,14 +95,18 @@ def apart(x: Tensor, y: Tensor) -> float:
 
 def main() -> None:
     torch.set_num_threads(1)
-    x = sg.rings(20_000, seed=0)
+    x = sg.data.targets.rings(20_000, seed=0)
     fresh = SDE.perturb(
-        sg.rings(4000, seed=1), T, torch.randn(4000, 2, generator=torch.Generator().manual_seed(2))
+        sg.data.targets.rings(4000, seed=1),
+        T,
+        torch.randn(4000, 2, generator=torch.Generator().manual_seed(2)),
     )
     again = SDE.perturb(
-        sg.rings(4000, seed=3), T, torch.randn(4000, 2, generator=torch.Generator().manual_seed(4))
+        sg.data.targets.rings(4000, seed=3),
+        T,
+        torch.randn(4000, 2, generator=torch.Generator().manual_seed(4)),
     )
-    distance = sg.SlicedWasserstein()
+    distance = sg.metrics.SlicedWasserstein()
     floor = distance(again, fresh).value
     lines = [
         "| objective | sampler | sliced Wasserstein | KS of the radius | acceptance "
@@ -119,7 +123,7 @@ def main() -> None:
         model = train(objective, x, steps)
         print(f"{name}: trained in {time.perf_counter() - before:.0f} s")
         with torch.no_grad():
-            energy = sg.energy_of(model, where, T).reshape(160, 160)
+            energy = sg.energies.energy_of(model, where, T).reshape(160, 160)
         axes[0, column].imshow(
             (energy.min() - energy).exp(), origin="lower", extent=(-2.2, 2.2, -2.2, 2.2)
         )
@@ -127,7 +131,7 @@ def main() -> None:
         for label, solver in SAMPLERS.items():
             moves = 400 if label == "HMC" else 1200
             sampler = sg.Sampler(solver, sg.Constant(T, moves))
-            noise = sg.TorchNoise(torch.Generator().manual_seed(3))
+            noise = sg.noise.TorchNoise(torch.Generator().manual_seed(3))
             warmup = moves // 2
             chains = sg.run_chains(sampler, model, start, noise=noise, warmup=warmup)
             last = chains.draws[:, :: chains.draws.shape[1] // 4][:, 1:5].flatten(0, 1)

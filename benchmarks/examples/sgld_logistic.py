@@ -29,7 +29,7 @@ def data() -> tuple[Tensor, Tensor]:
     return torch.cat([x, torch.ones_like(x[:, :1])], 1), y
 
 
-def posterior() -> sg.SumOfTerms:
+def posterior() -> sg.mcmc.PosteriorEnergy:
     """Weights with prior N(0, I) and E = log(1 + exp(-y x.w)) for every row."""
 
     def prior(w: Tensor) -> Tensor:
@@ -38,7 +38,7 @@ def posterior() -> sg.SumOfTerms:
     def term(w: Tensor, x: Tensor, y: Tensor) -> Tensor:
         return torch.nn.functional.softplus(-y * torch.einsum("bd,bmd->bm", w, x))
 
-    return sg.SumOfTerms(prior, term, *data())
+    return sg.mcmc.PosteriorEnergy(prior, term, *data())
 
 
 def moments(draws: Tensor) -> tuple[Tensor, Tensor]:
@@ -52,11 +52,11 @@ def main() -> None:
     rows = []
 
     before = time.perf_counter()
-    solver = sg.DualAveraging(sg.HMC(0.05, leaps=12), warmup=200)
-    noise = sg.SampleNoise(0)
+    solver = sg.mcmc.DualAveraging(sg.HMC(0.05, leaps=12), warmup=200)
+    noise = sg.noise.SampleNoise(0)
     sampler = sg.Sampler(solver, sg.Constant(0.0, 1200))
     chains = sg.run_chains(sampler, model, start, noise=noise, warmup=200)
-    judged = sg.chain_report(chains)
+    judged = sg.mcmc.chain_report(chains)
     mean, std = moments(chains.draws)
     print(f"HMC: {time.perf_counter() - before:.0f} s, {judged}")
     rows.append(("HMC, 569 rows", 569 * chains.evaluations, 0.0, 0.0, judged.ess, judged.rhat))
@@ -64,9 +64,9 @@ def main() -> None:
     found = {}
     for batch, first in ((8, 1e-3), (32, 2e-3), (128, 4e-3)):
         before, moves, warmup = time.perf_counter(), 12_000, 2000
-        decay = sg.PolynomialDecay(first, delay=1000.0, power=0.55)
-        sampler = sg.Sampler(sg.SGLD(decay, batch), sg.Constant(0.0, moves))
-        noise = sg.SampleNoise(1)
+        decay = sg.mcmc.PolynomialDecay(first, delay=1000.0, power=0.55)
+        sampler = sg.Sampler(sg.mcmc.SGLD(decay, batch), sg.Constant(0.0, moves))
+        noise = sg.noise.SampleNoise(1)
         drawn = sg.run_chains(sampler, model, start, noise=noise, warmup=warmup, thin=5)
         # steps shrink, so an early draw stands for more time than a late one
         steps = torch.tensor([decay(warmup + 5 * (k + 1) - 1) for k in range(drawn.draws.shape[1])])
@@ -76,7 +76,10 @@ def main() -> None:
         found[batch] = (average, square.sqrt())
         wrong_mean = float(((average - mean) / std).square().mean().sqrt())
         wrong_std = float((square.sqrt() / std - 1).mean())
-        size, rhat = float(sg.ess(drawn.draws).min()), float(sg.split_rhat(drawn.draws).max())
+        size, rhat = (
+            float(sg.mcmc.ess(drawn.draws).min()),
+            float(sg.mcmc.split_rhat(drawn.draws).max()),
+        )
         rows.append((f"SGLD, {batch} rows", batch * moves, wrong_mean, wrong_std, size, rhat))
         print(f"{rows[-1]}, {time.perf_counter() - before:.0f} s")
 

@@ -8,10 +8,10 @@ from typing import Literal, NamedTuple
 
 from torch import Tensor
 
-from ..divergences import gaussian_w2
+from ..densities import gaussian_w2
 from ..grids import Times
-from ..sampler import Sampler
-from ..sde import SDE
+from ..processes import SDE
+from ..sampling import Sampler
 from .law import OutputLaw, output_law
 
 __all__ = ["ErrorRow", "ErrorTable", "analyse", "gaussian_error", "plot", "table"]

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from .._checks import check_choice
-from ..divergences import gaussian_kl, gaussian_w2
-from ..sampler import Sampler
-from ..sde import SDE, Level
+from ..densities import gaussian_kl, gaussian_w2
+from ..processes import SDE, Level
+from ..sampling import Sampler
 from .probe import NotAffineError, gaussian_model, probe
 
 __all__ = ["OutputLaw", "is_affine", "output_law"]
@@ -116,7 +116,7 @@ def is_affine(
         variances: eigenvalues of the data's covariance, shape (d,).
         mean: of the data in the eigenbasis, () or (d,).
 
-    >>> from scoregen import DDIM, Dopri5, UniformTime, VPSDE
+    >>> from scoregen import DDIM, VPSDE, Dopri5, UniformTime
     >>> is_affine(Sampler(DDIM(), UniformTime(5)), VPSDE(), (0.5, 2.0))
     True
     >>> is_affine(Sampler(Dopri5(), UniformTime(2)), VPSDE(), (0.5, 2.0))
@@ -156,7 +156,7 @@ def output_law(
         NotAffineError: if the sampler is not affine (clipping, Metropolis, adaptive steps) or
             couples the rows of a batch: the answer would be wrong.
 
-    >>> from scoregen import DiscreteVPSDE, Ancestral, Knots
+    >>> from scoregen import Ancestral, DiscreteVPSDE, Knots
     >>> law = output_law(Sampler(Ancestral("large"), Knots()), DiscreteVPSDE.linear(50), (1.0,))
     >>> law.draws.shape, round(float(law.std_error), 12) <= 0
     (torch.Size([49, 1]), True)

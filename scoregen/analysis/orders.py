@@ -15,12 +15,10 @@ from torch import Tensor
 from .._checks import check_choice, check_count, check_number
 from ..grids import Grid, Times
 from ..grids.spaced import _Log
-from ..model import ScoreModel
+from ..models import Prediction, ScoreModel
 from ..noise import SampleNoise
-from ..prediction import Prediction
-from ..sampler import Sampler
-from ..sde import SDE, Level
-from ..solvers import Solver
+from ..processes import SDE, Level
+from ..sampling import Sampler, Solver
 from .law import output_law
 
 __all__ = ["Order", "PolynomialModel", "ZigZag", "last_move_defect", "observed_order"]
@@ -222,7 +220,7 @@ def last_move_defect(
     Returns:
         The largest difference, relative to the size of the exact move's result.
 
-    >>> from scoregen import DPMSolverPP, EDMSDE
+    >>> from scoregen import EDMSDE, DPMSolverPP
     >>> last_move_defect(DPMSolverPP(), EDMSDE(), 0, (4.0, 2.0, 1.5)) < 1e-14
     True
     """

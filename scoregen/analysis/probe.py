@@ -9,11 +9,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..analytic import Gaussian
-from ..model import Counted
+from ..densities import Gaussian
+from ..models import Counted
 from ..noise import Noise
-from ..sampler import Sampler
-from ..sde import SDE, Level
+from ..processes import SDE, Level
+from ..sampling import Sampler
 
 __all__ = ["NotAffineError", "gaussian_model"]
 

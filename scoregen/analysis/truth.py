@@ -10,11 +10,11 @@ from scipy.integrate import solve_ivp
 from torch import Tensor
 
 from .._checks import check_state
-from ..analytic import GaussianMixture
-from ..model import ScoreModel
+from ..densities import GaussianMixture
+from ..models import ScoreModel
 from ..noise import SampleNoise
-from ..sampler import Sampler
-from ..sde import Level
+from ..processes import Level
+from ..sampling import Sampler
 
 __all__ = ["ModeErrors", "exact_flow", "mode_errors", "strong_error"]
 

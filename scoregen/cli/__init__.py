@@ -22,7 +22,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; errors of input become one line and exit code 2.
 
     >>> main(["info", "--checkpoint", "names"])  # doctest: +ELLIPSIS
-    solver: ...
+    process: ...
     0
     """
     given = sys.argv[1:] if arguments is None else list(arguments)

@@ -9,16 +9,17 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from .._families import FAMILIES
 from .._files import probe, write
 from ..analysis import analyse as run_analysis
 from ..analysis import table as analysis_table
-from ..compare import compare as run_comparison
-from ..compare import plot_samples
+from ..comparison import compare as run_comparison
+from ..comparison import plot_samples
 from ..guidance import ClassifierFree
 from ..likelihood import bits_report, bits_table
-from ..model import ScoreModel, ScoreNetwork
+from ..models import ScoreModel, ScoreNetwork
 from ..objectives import DenoisingScoreMatching
-from ..train import fit
+from ..training import fit
 from . import specs
 from .inputs import BUNDLED, card_of, data_of, device_of, model_of, network_of
 
@@ -48,7 +49,7 @@ def train(
         network: such as "UNet(width=24)" or "MLP(hidden=256)"; chosen from the data if empty.
         process: such as "VPSDE", "EDMSDE", "RectifiedSDE", "DiscreteVPSDE.linear(1000)".
         parameterization: what the network predicts: V, Eps, X0, Velocity, Score, EDM(0.5).
-        clock: what it is told the time is: HalfLogSNR, Raw(1000.0), LogSigma, Index.
+        clock: what it is told the time is: HalfLogSNR, RawTime(1000.0), LogSigma, Index.
         steps: optimiser steps.
         batch: samples per step.
         lr: peak learning rate.
@@ -264,7 +265,7 @@ def info(checkpoint: str = BUNDLED) -> None:
         checkpoint: a folder, "digits", or "names" for all solvers, grids, processes and metrics.
     """
     if checkpoint == "names":
-        for family in specs.FAMILIES:
+        for family in FAMILIES:
             print(f"{family}: {', '.join(specs.known_names(family))}")
         return
     model = model_of(checkpoint, "cpu")

@@ -8,9 +8,10 @@ from typing import Any
 import torch
 
 from .. import data, networks
-from ..checkpoint import DIGITS, card, load
-from ..data import Data
-from ..model import ScoreNetwork
+from ..data.dataset import Data
+from ..models import ScoreNetwork
+from ..training import card, load
+from ..training.checkpoint import DIGITS
 from . import specs
 
 BUNDLED = "digits"

@@ -9,43 +9,25 @@ from __future__ import annotations
 import ast
 import difflib
 from collections.abc import Iterable
-from types import ModuleType
 from typing import Any
 
-from .. import chain, clocks, grids, metrics, networks, parameterization, processes, solvers
-from ..sampler import Sampler
+from .._families import FAMILIES, classes, public
+from ..sampling import Sampler
 
 __all__ = ["known_names", "parse", "parse_sampler"]
 
-FAMILIES: dict[str, tuple[ModuleType, ...]] = {
-    "solver": (solvers,),
-    "grid": (grids,),
-    "process": (processes, chain),
-    "parameterization": (parameterization,),
-    "clock": (clocks,),
-    "metric": (metrics,),
-    "network": (networks,),
-}
-
 
 def _members(families: Iterable[str]) -> dict[str, Any]:
-    modules = [m for family in families for m in FAMILIES[family]]
-    return {name: getattr(m, name) for m in modules for name in m.__all__}
+    return {name: thing for family in families for name, thing in public(family).items()}
 
 
 def known_names(family: str) -> list[str]:
-    """Public names of a family that can be built: concrete classes and functions.
+    """Public names of a family that can be built: its concrete classes.
 
     >>> "DDIM" in known_names("solver")
     True
     """
-    found = []
-    for name, member in _members([family]).items():
-        abstract = getattr(member, "__abstractmethods__", None)
-        module = getattr(member, "__module__", "").startswith("scoregen")
-        if isinstance(member, type) and module and not abstract:
-            found.append(name)
-    return sorted(found)
+    return sorted(classes(family))
 
 
 def parse(text: str, family: str) -> Any:

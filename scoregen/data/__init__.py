@@ -1,9 +1,9 @@
 """Data: the handwritten digits, two-dimensional targets, and a user's own files."""
 
-from scoregen.data.dataset import Data, from_levels, to_levels
-from scoregen.data.digits import digits
-from scoregen.data.files import load
-from scoregen.data.targets import (
+from .dataset import Data, from_levels, to_levels
+from .digits import digits
+from .files import load
+from .targets import (
     Modes,
     checkerboard,
     eight_gaussians,

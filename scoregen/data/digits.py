@@ -5,7 +5,7 @@ from typing import Literal
 import numpy as np
 import torch
 
-from scoregen.data.dataset import Data, from_levels, stream
+from .dataset import Data, from_levels, stream
 
 _TEST = 297
 _SPLIT_SEED = 1797

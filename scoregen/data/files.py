@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.serialization import get_unsafe_globals_in_checkpoint
 
-from scoregen.data.dataset import Data, from_levels
+from .dataset import Data, from_levels
 
 _KEYS = (("x", "y"), ("images", "labels"))
 _IMAGES = {".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from scoregen.data.dataset import stream
+from .dataset import stream
 
 
 def _draws(n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:

@@ -1,15 +1,19 @@
-"""Which times to visit: `grid(sde)` gives n + 1 times; consecutive pairs are the moves."""
+"""Grids: the times that a sampler visits.
 
-from .chains import Knots, Strided
-from .focused import Focused
+Start with `UniformLam` or `Karras`; `Knots` and `Strided` are for chains, `Constant`
+and `Staircase` for MCMC.
+"""
+
+from .knots import Knots, Strided
 from .lists import Constant, Reversed, Staircase, Times
 from .named import BetaQuantiles, Interpolated, PolyExponential, Polynomial, RestartGrid
+from .sinh import SinhLam
 from .spaced import Grid, Karras, Quadratic, UniformLam, UniformTime
 
 __all__ = [
     "BetaQuantiles",
     "Constant",
-    "Focused",
+    "SinhLam",
     "Grid",
     "Interpolated",
     "Karras",

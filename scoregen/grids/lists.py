@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 
 from .._checks import check_count, check_number
-from ..chain import Chain
-from ..sde import SDE
+from ..processes import SDE, DiscreteSDE
 from .spaced import Grid
 
 __all__ = ["Constant", "Reversed", "Staircase", "Times"]
@@ -61,7 +60,7 @@ class Staircase:
         check_count("repeats", self.repeats)
 
     def __call__(self, sde: SDE) -> Tensor:
-        if isinstance(sde, Chain) and self.levels == sde.steps:
+        if isinstance(sde, DiscreteSDE) and self.levels == sde.steps:
             stairs = torch.tensor(sde.knots, dtype=torch.float64).flip(0)
         elif self.levels == 1:
             stairs = torch.tensor([sde.t_max], dtype=torch.float64)

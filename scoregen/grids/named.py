@@ -11,7 +11,7 @@ from scipy.stats import beta
 from torch import Tensor
 
 from .._checks import check_count, check_number
-from ..sde import SDE
+from ..processes import SDE
 from .spaced import Grid, _Log, _Spaced
 
 __all__ = ["BetaQuantiles", "Interpolated", "PolyExponential", "Polynomial", "RestartGrid"]

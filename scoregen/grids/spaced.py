@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from .._checks import check_count, check_number
-from ..sde import SDE
+from ..processes import SDE
 
 __all__ = ["Grid", "Karras", "Quadratic", "UniformLam", "UniformTime"]
 

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from .._checks import check_number
-from ..model import ScoreModel
-from ..prediction import Prediction, mix
-from ..sde import Level
+from ..models import Prediction, ScoreModel
+from ..models.prediction import mix
+from ..processes import Level
 
 __all__ = ["AutoGuidance", "ClassifierFree"]
 
@@ -252,7 +252,7 @@ class AutoGuidance(_Guided):
         scale: a number at least 0, or one per sample.
         interval: (low, high) in t where guidance acts; everywhere unless given.
 
-    >>> from scoregen import Gaussian, VPSDE
+    >>> from scoregen import VPSDE, Gaussian
     >>> good, weak = (Gaussian(VPSDE(), torch.zeros(2), v) for v in (1.0, 2.0))
     >>> torch.equal(AutoGuidance(good, weak, 1.0)(torch.ones(1, 2), 0.5).x0,
     ...             good(torch.ones(1, 2), 0.5).x0)

@@ -9,9 +9,8 @@ import torch
 from torch import Tensor
 
 from .._checks import check_number
-from ..model import ScoreModel
-from ..prediction import Prediction
-from ..sde import Level
+from ..models import Prediction, ScoreModel
+from ..processes import Level
 
 __all__ = ["Clamped", "DynamicThreshold"]
 
@@ -46,7 +45,7 @@ class Clamped(_Edited):
         low: least value of x0.
         high: greatest value of x0.
 
-    >>> from scoregen import Gaussian, VPSDE
+    >>> from scoregen import VPSDE, Gaussian
     >>> model = Clamped(Gaussian(VPSDE(), torch.zeros(2), 1.0), -1.0, 1.0)
     >>> float(model(torch.full((1, 2), 9.0), 0.1).x0.max())
     1.0
@@ -72,7 +71,7 @@ class DynamicThreshold(_Edited):
         quantile: of |x0| over a sample's coordinates, in (0, 1].
         ceiling: the data's own greatest absolute value.
 
-    >>> from scoregen import Gaussian, VPSDE
+    >>> from scoregen import VPSDE, Gaussian
     >>> model = DynamicThreshold(Gaussian(VPSDE(), torch.zeros(2), 1.0), 1.0)
     >>> model(torch.tensor([[8.0, 4.0]]), 0.1).x0
     tensor([[1.0000, 0.5000]])

@@ -10,10 +10,8 @@ import torch
 from torch import Tensor
 
 from .._checks import check_choice, check_number
-from ..model import ScoreModel
-from ..prediction import Prediction
-from ..processes import StaticSDE
-from ..sde import Level
+from ..models import Prediction, ScoreModel
+from ..processes import Level, StaticSDE
 
 __all__ = ["Classifier", "Reconstruction"]
 
@@ -78,7 +76,7 @@ class Classifier(ScoreModel):
         scale: factor on the gradient, at least 0.
         at: "x_t" or "mean".
 
-    >>> from scoregen import Gaussian, VPSDE
+    >>> from scoregen import VPSDE, Gaussian
     >>> model = Gaussian(VPSDE(), torch.zeros(2), 1.0)
     >>> guided = Classifier(model, lambda x, t: 3.0 * x[:, 0])
     >>> [round(v) for v in guided(torch.zeros(1, 2), 1.0).score[0].tolist()]
@@ -123,7 +121,7 @@ class Reconstruction(ScoreModel):
         y: the measurement, shape measurement or (batch, *measurement).
         scale: factor on the gradient, at least 0.
 
-    >>> from scoregen import Gaussian, VPSDE
+    >>> from scoregen import VPSDE, Gaussian
     >>> model = Gaussian(VPSDE(), torch.zeros(2), 1.0)
     >>> guided = Reconstruction(model, lambda x: x[:, :1], torch.tensor([2.0]), 1.0)
     >>> bool(guided(torch.zeros(1, 2), 0.1).x0[0, 0] > 0)

@@ -10,12 +10,13 @@ import torch
 from torch import Tensor
 
 from .._checks import check_choice, check_count, check_finite
-from ..model import ScoreModel
+from ..models import ScoreModel
+from ..models.prediction import mix
 from ..noise import Noise
-from ..prediction import mix
-from ..sde import Level
-from ..solvers.ancestral import Ancestral, posterior
-from ..solvers.base import Solver
+from ..processes import Level
+from ..sampling import Solver
+from ..solvers import Ancestral
+from ..solvers.ancestral import posterior
 
 __all__ = ["RePaint", "Replacement"]
 
@@ -60,7 +61,7 @@ class Replacement(Solver):
         mask: boolean, shape event; True where known.
         known: the known data, shape event or (batch, *event); read only under the mask.
 
-    >>> from scoregen import DDIM, Gaussian, Sampler, UniformTime, VPSDE
+    >>> from scoregen import DDIM, VPSDE, Gaussian, Sampler, UniformTime
     >>> model = Gaussian(VPSDE(), torch.zeros(2), 1.0)
     >>> mask = torch.tensor([True, False])
     >>> solver = Replacement(DDIM(), mask, torch.tensor([0.7, 0.0]))
@@ -110,7 +111,7 @@ class RePaint(Solver):
         resample: times each move is made, at least 1.
         variance: of the ancestral move, "small" or "large".
 
-    >>> from scoregen import Gaussian, Sampler, UniformTime, VPSDE
+    >>> from scoregen import VPSDE, Gaussian, Sampler, UniformTime
     >>> model = Gaussian(VPSDE(), torch.zeros(2), 1.0)
     >>> solver = RePaint(torch.tensor([True, False]), torch.tensor([0.7, 0.0]), resample=3)
     >>> Sampler(solver, UniformTime(10)).sample(model, (2, 2), seed=0)[:, 0]

@@ -10,9 +10,8 @@ from torch import Tensor
 
 from .._checks import check_number
 from ..guidance.gradients import denoised, shifted
-from ..model import ScoreModel
-from ..prediction import Prediction
-from ..sde import Level
+from ..models import Prediction, ScoreModel
+from ..processes import Level
 from .measurement import LinearMeasurement
 
 __all__ = ["TMPD", "PiGDM"]
@@ -35,7 +34,7 @@ class PiGDM(ScoreModel):
         measurement: y = A x + noise.
         prior_variance: v, of the data per coordinate.
 
-    >>> from scoregen import Gaussian, VPSDE
+    >>> from scoregen import VPSDE, Gaussian
     >>> seen = LinearMeasurement(torch.eye(2)[:1], torch.tensor([1.0]), 1.0)
     >>> model = PiGDM(Gaussian(VPSDE(), torch.zeros(2), 1.0), seen)
     >>> x0 = model(torch.zeros(1, 2), 1.0).x0  # the posterior mean of N(0, 1) given 1 +- 1
@@ -72,7 +71,7 @@ class TMPD(ScoreModel):
         model: the prior.
         measurement: y = A x + noise.
 
-    >>> from scoregen import Gaussian, VPSDE
+    >>> from scoregen import VPSDE, Gaussian
     >>> seen = LinearMeasurement(torch.eye(2)[:1], torch.tensor([1.0]), 1.0)
     >>> model = TMPD(Gaussian(VPSDE(), torch.zeros(2), 3.0), seen)
     >>> x0 = model(torch.zeros(1, 2), 1.0).x0  # the posterior mean of N(0, 3) given 1 +- 1

@@ -12,12 +12,12 @@ from torch.special import ndtr
 
 from .._checks import check_choice, check_number
 from ..guidance.gradients import denoised
-from ..model import ScoreModel
+from ..models import ScoreModel
+from ..models.prediction import mix
 from ..noise import Noise
-from ..prediction import mix
-from ..sde import Level
+from ..processes import Level
+from ..sampling import Solver
 from ..solvers.ancestral import posterior
-from ..solvers.base import Solver
 from .measurement import LinearMeasurement
 from .models import isotropic_spread
 
@@ -61,7 +61,7 @@ class TwistedSMC(Solver):
         variance: of the chain's moves, "small" or "large".
         threshold: share of effective particles below which they are resampled, in [0, 1].
 
-    >>> from scoregen import Gaussian, Sampler, UniformTime, VPSDE
+    >>> from scoregen import VPSDE, Gaussian, Sampler, UniformTime
     >>> seen = LinearMeasurement(torch.eye(2)[:1], torch.tensor([1.0]), 0.5)
     >>> model = Gaussian(VPSDE(), torch.zeros(2), 1.0)
     >>> Sampler(TwistedSMC(seen), UniformTime(20)).sample(model, (64, 2), seed=0).shape

@@ -12,12 +12,12 @@ from torch import Tensor
 
 from .._checks import check_choice, check_number
 from ..guidance.gradients import denoised, gradient_of, misfit
-from ..model import ScoreModel
+from ..models import ScoreModel
+from ..models.prediction import mix
 from ..noise import Noise
-from ..prediction import mix
-from ..sde import Level
+from ..processes import Level
+from ..sampling import Solver
 from ..solvers.ancestral import posterior
-from ..solvers.base import Solver
 from .measurement import LinearMeasurement
 
 __all__ = ["DPS", "DiffPIR", "GuidedAncestral"]
@@ -37,7 +37,7 @@ class DPS(Solver):
         scale: the paper's zeta', at least 0.
         variance: of the ancestral move, "small" or "large".
 
-    >>> from scoregen import Gaussian, Sampler, UniformTime, VPSDE
+    >>> from scoregen import VPSDE, Gaussian, Sampler, UniformTime
     >>> model = Gaussian(VPSDE(), torch.zeros(2), 1.0)
     >>> dps = DPS(lambda x: x[:, :1], torch.tensor([2.0]))
     >>> Sampler(dps, UniformTime(20)).sample(model, (4, 2), seed=0).shape
@@ -83,7 +83,7 @@ class DiffPIR(Solver):
         strength: the paper's lambda, weight of the prior.
         zeta: share of fresh noise, in [0, 1].
 
-    >>> from scoregen import Gaussian, Sampler, UniformTime, VPSDE
+    >>> from scoregen import VPSDE, Gaussian, Sampler, UniformTime
     >>> seen = LinearMeasurement(torch.eye(2)[:1], torch.tensor([1.0]), 0.1)
     >>> model = Gaussian(VPSDE(), torch.zeros(2), 1.0)
     >>> Sampler(DiffPIR(seen), UniformTime(20)).sample(model, (4, 2), seed=0).shape
@@ -128,7 +128,7 @@ class GuidedAncestral(Solver):
         at: "mean" or "x_t".
         variance: of the ancestral move, "small" or "large".
 
-    >>> from scoregen import Gaussian, Sampler, UniformTime, VPSDE
+    >>> from scoregen import VPSDE, Gaussian, Sampler, UniformTime
     >>> model = Gaussian(VPSDE(), torch.zeros(2), 1.0)
     >>> guided = GuidedAncestral(lambda x, t: t.alpha * x[:, 0])
     >>> Sampler(guided, UniformTime(20)).sample(model, (4, 2), seed=0).shape

@@ -19,11 +19,10 @@ import torch
 from torch import Tensor
 
 from .._checks import check_choice, check_count, check_finite, check_grid, check_state
-from ..chain import Chain
-from ..model import ScoreModel, evaluating
+from ..models import Prediction, ScoreModel
+from ..models.base import evaluating
 from ..noise import Noise, SampleNoise
-from ..prediction import Prediction
-from ..sde import SDE, Level
+from ..processes import SDE, DiscreteSDE, Level
 from ..solvers.ancestral import posterior
 from .decoders import Decoder, DiscretisedGaussian, GaussianDecoder
 from .terms import Variance, half_sum, log_variance, prior_kl, transition, transition_kl
@@ -196,7 +195,7 @@ def continuous_bound(
         decoder: of L_0 at t_min; `GaussianDecoder()` unless given.
         noise: where the draws come from; `SampleNoise(0)` unless given.
 
-    >>> from scoregen import Gaussian, VPSDE
+    >>> from scoregen import VPSDE, Gaussian
     >>> model = Gaussian(VPSDE(), torch.zeros(2), torch.ones(2))
     >>> continuous_bound(model, torch.zeros(3, 2, dtype=torch.float64), nodes=16).steps.shape
     torch.Size([3, 16])
@@ -265,7 +264,7 @@ def _knots(
         check_choice("variance", variance, ("small", "large", "learned"))
     sde = model.sde
     if times is None:
-        if not isinstance(sde, Chain):
+        if not isinstance(sde, DiscreteSDE):
             raise ValueError(
                 f"{type(sde).__name__} is no chain: say at which knots it is one, times=(t_max, "
                 "..., t_1), or ask for continuous_bound"

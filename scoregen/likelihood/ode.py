@@ -16,9 +16,9 @@ from torch import Tensor
 from torchdiffeq import odeint
 
 from .._checks import check_count, check_finite, check_number, check_state
-from ..chain import Chain
-from ..model import ScoreModel, evaluating
-from ..sde import SDE, Level
+from ..models import ScoreModel
+from ..models.base import evaluating
+from ..processes import SDE, DiscreteSDE, Level
 from ..solvers.flow import worst_row
 from .traces import Exact, Hutchinson
 
@@ -81,7 +81,7 @@ def log_prob(
         ValueError, TypeError: for a bad x, time or tolerance, or under torch.inference_mode().
         RuntimeError: if the solver gives up.
 
-    >>> from scoregen import Gaussian, VPSDE
+    >>> from scoregen import VPSDE, Gaussian
     >>> model = Gaussian(VPSDE(), torch.zeros(2), torch.ones(2))
     >>> x = torch.zeros(1, 2, dtype=torch.float64)
     >>> round(float(log_prob(model, x).value), 3), round(-math.log(2 * math.pi), 3)
@@ -145,7 +145,7 @@ def encode(
     Returns:
         Tensor shaped like x; `decode` undoes it to the tolerance.
 
-    >>> from scoregen import Gaussian, VPSDE
+    >>> from scoregen import VPSDE, Gaussian
     >>> model = Gaussian(VPSDE(), torch.zeros(2), torch.ones(2))
     >>> encode(model, torch.ones(1, 2))
     tensor([[1., 1.]])
@@ -171,7 +171,7 @@ def decode(
         x: latents of shape (batch, *event).
         rtol, atol, t_min, t_max, max_steps: as in `log_prob`.
 
-    >>> from scoregen import Gaussian, VPSDE
+    >>> from scoregen import VPSDE, Gaussian
     >>> model = Gaussian(VPSDE(), torch.zeros(2), torch.ones(2))
     >>> decode(model, torch.ones(1, 2))
     tensor([[1., 1.]])
@@ -186,7 +186,7 @@ def _span(sde: SDE, t_min: float | None, t_max: float | None) -> tuple[float, fl
     if sde.level(high).sigma == 0:
         raise ValueError(f"{type(sde).__name__} has no noise, so no ODE leads to a known density")
     clean = sde.level(low).sigma == 0
-    if clean and (isinstance(sde, Chain) or not math.isfinite(sde.rates_at(low)[1])):
+    if clean and (isinstance(sde, DiscreteSDE) or not math.isfinite(sde.rates_at(low)[1])):
         raise ValueError(
             f"the velocity is infinite at t_min = {low:g}; the density can be told from "
             f"{sde.t_min:g} on"
@@ -246,10 +246,10 @@ def _solve(
         return field(level, 1 / (alpha_rate / level.alpha - sigma_rate / level.sigma), y)
 
     ends = [t, s]
-    if isinstance(sde, Chain):
+    if isinstance(sde, DiscreteSDE):
         ends = [sde.level(t).lam, sde.level(s).lam]
     span = torch.tensor(ends, dtype=torch.float64, device=y.device)
-    clock = by_lam if isinstance(sde, Chain) else by_time
+    clock = by_lam if isinstance(sde, DiscreteSDE) else by_time
     # A step ends at the far end, where the process may end too: none beyond it and back. The first
     # step is given, since torchdiffeq's guess looks beyond the end and carries a stray gradient.
     first = abs(ends[1] - ends[0]) / 1024

@@ -12,7 +12,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from .._checks import check_count
-from ..model import ScoreModel
+from ..models import ScoreModel
 from .bound import bound
 from .decoders import DiscretisedGaussian
 from .levels import bits_per_dim, dequantise
@@ -68,7 +68,7 @@ def bits_report(
         seed: of the dequantisation and of the probes.
         progress: show a bar.
 
-    >>> from scoregen import Gaussian, VPSDE
+    >>> from scoregen import VPSDE, Gaussian
     >>> model = Gaussian(VPSDE(), torch.zeros(2), torch.full((2,), 0.3))
     >>> x = torch.tensor([[-1.0, 0.0], [0.0, 1.0]])
     >>> rows = bits_report(model, x, bins=3, data_range=(-1.0, 1.0), knots=20, exact=2,

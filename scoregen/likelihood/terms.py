@@ -9,8 +9,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from ..prediction import Prediction
-from ..sde import Level
+from ..models import Prediction
+from ..processes import Level
 from ..solvers.ancestral import posterior
 
 __all__ = ["Variance"]

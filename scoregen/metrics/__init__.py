@@ -1,16 +1,16 @@
 """How good samples are: each metric compares samples with a reference and answers an Estimate."""
 
-from scoregen.metrics.classes import ClassAccuracy, Diversity
-from scoregen.metrics.digits_features import (
+from .classes import ClassAccuracy, Diversity
+from .digits_features import (
     DigitsClassifier,
     digits_classifier,
     digits_features,
 )
-from scoregen.metrics.estimate import Direction, Estimate, Metric, title
-from scoregen.metrics.frechet import Frechet, MomentError
-from scoregen.metrics.mmd import MMD, median_lengthscale
-from scoregen.metrics.modes import MissingModes, ModeCovariances, ModeMeans, ModeWeights
-from scoregen.metrics.sliced import SlicedWasserstein
+from .estimate import Direction, Estimate, Metric, title
+from .frechet import Frechet, MomentError
+from .mmd import MMD, median_lengthscale
+from .modes import MissingModes, ModeCovariances, ModeMeans, ModeWeights
+from .sliced import SlicedWasserstein
 
 __all__ = [
     "ClassAccuracy",

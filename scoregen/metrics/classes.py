@@ -8,8 +8,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from scoregen.metrics.digits_features import check_digits, digits_classifier, digits_features
-from scoregen.metrics.estimate import Direction, Estimate, checked_pair, flat
+from .digits_features import check_digits, digits_classifier, digits_features
+from .estimate import Direction, Estimate, checked_pair, flat
 
 __all__ = ["ClassAccuracy", "Diversity"]
 

@@ -11,7 +11,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from scoregen.metrics.estimate import checked_batch
+from .estimate import checked_batch
 
 __all__ = ["DigitsClassifier", "digits_classifier", "digits_features"]
 

@@ -9,8 +9,8 @@ from typing import ClassVar, Self
 import torch
 from torch import Tensor
 
-from scoregen.divergences import optimal_roots
-from scoregen.metrics.estimate import Direction, Estimate, checked_batch, checked_pair, flat
+from ..densities._gaussians import optimal_roots
+from .estimate import Direction, Estimate, checked_batch, checked_pair, flat
 
 __all__ = ["Frechet", "MomentError"]
 

@@ -7,7 +7,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from scoregen.metrics.estimate import Direction, Estimate, checked_pair, flat
+from .estimate import Direction, Estimate, checked_pair, flat
 
 __all__ = ["MMD", "median_lengthscale"]
 

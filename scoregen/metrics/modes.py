@@ -7,7 +7,7 @@ from typing import ClassVar, Literal, Self
 import torch
 from torch import Tensor
 
-from scoregen.metrics.estimate import Direction, Estimate, checked_pair, flat
+from .estimate import Direction, Estimate, checked_pair, flat
 
 __all__ = ["MissingModes", "ModeCovariances", "ModeMeans", "ModeWeights"]
 

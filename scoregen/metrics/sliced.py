@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from scoregen.metrics.estimate import Direction, Estimate, checked_pair, flat
+from .estimate import Direction, Estimate, checked_pair, flat
 
 __all__ = ["SlicedWasserstein"]
 

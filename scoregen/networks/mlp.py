@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from scoregen.networks.embedding import Conditioning, check_clock
+from .embedding import Conditioning, check_clock
 
 
 class _Layer(nn.Module):

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import interpolate, scaled_dot_product_attention, silu
 
-from scoregen.networks.embedding import Conditioning, check_clock
+from .embedding import Conditioning, check_clock
 
 
 def _norm(channels: int) -> nn.GroupNorm:

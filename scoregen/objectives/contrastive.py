@@ -10,11 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from .._checks import check_count, check_number
-from ..analytic import Analytic
-from ..energy import energy_of
-from ..model import ScoreModel, evaluating
+from ..densities import Analytic
+from ..energies import energy_of
+from ..models import ScoreModel
+from ..models.base import evaluating
 from ..noise import TorchNoise
-from ..sampler import Sampler
+from ..sampling import Sampler
 from .implicit import noised
 
 __all__ = [
@@ -53,8 +54,8 @@ class ContrastiveDivergence:
         penalty: times the mean square of both energies, which keeps them from drifting.
 
     >>> from scoregen import Constant, Sampler
-    >>> from scoregen.energy import Potential
-    >>> from scoregen.solvers import MALA
+    >>> from scoregen.energies import Potential
+    >>> from scoregen.mcmc import MALA
     >>> loss = ContrastiveDivergence(Sampler(MALA(0.1), Constant(0.0, 5)))
     >>> model = Potential(lambda x: x.square().sum(1) / 2)
     >>> loss(model, torch.zeros(4, 2), generator=torch.Generator().manual_seed(0)).shape
@@ -150,8 +151,8 @@ class PersistentContrastiveDivergence:
         penalty: times the mean square of both energies.
 
     >>> from scoregen import Constant, Sampler
-    >>> from scoregen.energy import Potential
-    >>> from scoregen.solvers import MALA
+    >>> from scoregen.energies import Potential
+    >>> from scoregen.mcmc import MALA
     >>> buffer = ReplayBuffer(torch.zeros(100, 2))
     >>> sampler = Sampler(MALA(0.1), Constant(0.0, 5))
     >>> loss = PersistentContrastiveDivergence(sampler, buffer)
@@ -211,7 +212,7 @@ class NoiseContrastive:
         t: the time whose marginal is learned; 0 on StaticSDE.
 
     >>> from scoregen import Gaussian, StaticSDE
-    >>> from scoregen.energy import Potential
+    >>> from scoregen.energies import Potential
     >>> loss = NoiseContrastive(Gaussian(StaticSDE(), torch.zeros(2), 2.0))
     >>> model = Potential(lambda x: x.square().sum(1) / 2)
     >>> loss(model, torch.zeros(4, 2), generator=torch.Generator().manual_seed(0)).shape

@@ -10,9 +10,8 @@ import torch
 from torch import Tensor
 
 from .._checks import check_same_shape, check_state
-from ..model import ScoreModel
-from ..processes import StaticSDE
-from ..sde import Level
+from ..models import ScoreModel
+from ..processes import Level, StaticSDE
 from .laws import TimeLaw, UniformLaw
 from .weights import Simple, Weight
 
@@ -38,7 +37,7 @@ class DenoisingScoreMatching:
         law: the law of t.
         weight: what each level counts.
 
-    >>> from scoregen import Gaussian, VPSDE
+    >>> from scoregen import VPSDE, Gaussian
     >>> model = Gaussian(VPSDE(), torch.zeros(2), 1.0)
     >>> loss = DenoisingScoreMatching()
     >>> loss(model, torch.zeros(5, 2), generator=torch.Generator().manual_seed(0)).shape

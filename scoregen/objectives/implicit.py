@@ -9,9 +9,8 @@ import torch
 from torch import Tensor
 
 from .._checks import check_number, check_state
-from ..model import ScoreModel
-from ..processes import StaticSDE
-from ..sde import Level
+from ..models import ScoreModel
+from ..processes import Level, StaticSDE
 
 __all__ = ["ImplicitScoreMatching"]
 
@@ -75,7 +74,7 @@ class ImplicitScoreMatching:
     Args:
         t: the time whose marginal is matched; 0 on StaticSDE.
 
-    >>> from scoregen.energy import Potential
+    >>> from scoregen.energies import Potential
     >>> model = Potential(lambda x: x.square().sum(1) / 2)
     >>> g = torch.Generator().manual_seed(0)
     >>> ImplicitScoreMatching()(model, torch.ones(1, 2), generator=g).detach()

@@ -15,8 +15,7 @@ import torch
 from torch import Tensor
 
 from .._checks import check_count, check_number
-from ..chain import Chain
-from ..sde import SDE
+from ..processes import SDE, DiscreteSDE
 
 __all__ = [
     "AtKnots",
@@ -163,7 +162,7 @@ class AtKnots(Law):
     """
 
     def quantile(self, sde: SDE, u: Tensor) -> Tensor:
-        if not isinstance(sde, Chain):
+        if not isinstance(sde, DiscreteSDE):
             raise TypeError(
                 f"AtKnots needs a process with knots such as DiscreteVPSDE, got "
                 f"{type(sde).__name__}; use UniformLaw()"

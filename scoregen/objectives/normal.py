@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .._checks import check_number
-from ..sde import SDE
+from ..processes import SDE
 from .laws import Law, lam_rate
 
 __all__ = ["LogNormalSigma", "LogitNormal"]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .._checks import check_count, check_number
-from ..model import ScoreModel
+from ..models import ScoreModel
 from .implicit import differentiable_score, noised, pulled_back
 
 __all__ = ["SlicedScoreMatching"]
@@ -27,7 +27,7 @@ class SlicedScoreMatching:
         probes: projections per sample.
         variance_reduced: use the exact square of the score (SSM-VR).
 
-    >>> from scoregen.energy import Potential
+    >>> from scoregen.energies import Potential
     >>> model = Potential(lambda x: x.square().sum(1) / 2)
     >>> g = torch.Generator().manual_seed(0)
     >>> SlicedScoreMatching()(model, torch.ones(1, 2), generator=g).detach()

@@ -11,11 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from .._checks import check_choice, check_count, check_number, check_same_shape, check_state
-from ..chain import Chain
 from ..likelihood import Decoder, GaussianDecoder
 from ..likelihood.terms import half_sum, log_variance, prior_kl, transition, transition_kl
-from ..model import ScoreModel
-from ..prediction import Prediction
+from ..models import Prediction, ScoreModel
+from ..processes import DiscreteSDE
 
 __all__ = ["Hybrid", "LossAwareKnots", "VariationalBound"]
 
@@ -66,7 +65,7 @@ class LossAwareKnots(nn.Module):
 
 
 @lru_cache(maxsize=64)
-def _table(sde: Chain) -> Tensor:
+def _table(sde: DiscreteSDE) -> Tensor:
     """(c0, log small, log large) of the move down from each knot, shape (N, 3), float64."""
     levels = sde.levels((0.0, *sde.knots))
     moves = [
@@ -197,8 +196,8 @@ class Hybrid:
         return simple + self.weight * factor * terms
 
 
-def _chain(sde: Any) -> Chain:
-    if not isinstance(sde, Chain):
+def _chain(sde: Any) -> DiscreteSDE:
+    if not isinstance(sde, DiscreteSDE):
         raise ValueError(
             f"the variational bound needs a chain such as DiscreteVPSDE, got {type(sde).__name__}; "
             "in continuous time it is DenoisingScoreMatching with the Likelihood weight"

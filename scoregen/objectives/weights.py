@@ -19,9 +19,8 @@ import torch
 from torch import Tensor
 
 from .._checks import check_number
-from ..model import ScoreModel, ScoreNetwork
-from ..parameterization import EDM, Eps, Parameterization
-from ..sde import SDE, Level
+from ..models import EDM, Eps, Parameterization, ScoreModel, ScoreNetwork
+from ..processes import SDE, Level
 from .laws import TimeLaw, lam_rate
 
 __all__ = ["EDMWeight", "Likelihood", "MinSNR", "Simple", "Unit", "Weight"]
@@ -41,7 +40,7 @@ def own_parameterization(model: torch.nn.Module) -> Parameterization:
     Raises:
         TypeError: if there is not exactly one network in it.
 
-    >>> from scoregen import MLP, ScoreNetwork, VPSDE
+    >>> from scoregen import MLP, VPSDE, ScoreNetwork
     >>> own_parameterization(ScoreNetwork(MLP(), VPSDE(), Eps()))
     Eps()
     """
@@ -69,7 +68,7 @@ class Unit:
     Raises:
         TypeError: for None, if the model is not one network.
 
-    >>> from scoregen import MLP, ScoreNetwork, V, VPSDE
+    >>> from scoregen import MLP, V, VPSDE, ScoreNetwork
     >>> model = ScoreNetwork(MLP(), VPSDE(), V())
     >>> round(float(Unit()(model, model.sde.level(0.5), None)), 12)
     1.0
@@ -85,7 +84,7 @@ class Unit:
 class Simple:
     """Weight 1 on the noise: L_simple = norm(eps - eps_hat)^2 (Ho et al. 2020, 2006.11239).
 
-    >>> from scoregen import Gaussian, VPSDE
+    >>> from scoregen import VPSDE, Gaussian
     >>> model = Gaussian(VPSDE(), torch.zeros(2), 1.0)
     >>> level = model.sde.level(0.5)
     >>> Simple()(model, level, None) == level.alpha**2 / (level.alpha**2 + level.sigma**2)

@@ -1,99 +1,70 @@
-"""Solvers: each moves x from time t to time s."""
+"""Solvers: each moves x from time t to time s; one file per family of methods.
+
+Start with `DDIM`, `DPMSolverPP`, `KarrasHeun`, `Ancestral` or `EulerMaruyama`.
+"""
 
 from .adams import DEIS, IPNDM, LMS, PNDM, GammaAveraging, VelocityAB
 from .adaptive import AdaptiveDPM, AdaptiveHeun, AdaptiveState, Status
 from .adaptive_sde import AdaptiveSDE, AdaptiveSDEState
 from .ancestral import DDIM, Ancestral, ReverseDiffusion
-from .angle import AngleAdams
-from .base import Noisy, Solver
+from .angular import AngularAB
 from .corrector import PredictorCorrector, SNRLangevin
 from .edm import KarrasHeun
 from .flow import EULER, HEUN, MIDPOINT, RK4, Dopri5, ProbabilityFlow, Tableau
-from .hamiltonian import HMC, leapfrog
 from .history import History, Multistep
-from .kinetic import BAOAB, OBABO, Kinetic, KineticState
-from .metropolis import MALA, ChainState, Metropolis, StepSize
-from .multistep import (
-    DPMSolver,
-    DPMSolver3MAsPublished,
-    DPMSolverPP,
-    EulerStart,
-    ExponentialAB,
-)
+from .multistep import DPMSolver, DPMSolver3MAsPublished, DPMSolverPP, EulerStart, ExponentialAB
 from .restart import Restart
-from .sa import SASolver, TauBand
+from .sa import SASolver, TauInterval
 from .sde_dpm import AncestralODE, SDEDPMSolverPP, SDEDPMSolverPP2S
 from .seeds import SEEDS2, ExponentialEuler, StochasticHeun
-from .sgld import SGLD, PolynomialDecay, SumOfTerms
 from .singlestep import DPMSolverSingle
-from .stochastic import EulerMaruyama, Langevin, NCSNStep, NCSNv2Step
-from .tuning import DualAveraging, TunedState
+from .stochastic import EulerMaruyama
 from .unipc import UniPC
 
 __all__ = [
-    "BAOAB",
-    "HMC",
-    "MALA",
-    "OBABO",
-    "SGLD",
-    "ChainState",
-    "DualAveraging",
-    "Kinetic",
-    "KineticState",
-    "Metropolis",
-    "Noisy",
-    "NCSNv2Step",
-    "PolynomialDecay",
-    "StepSize",
-    "SumOfTerms",
-    "TunedState",
-    "leapfrog",
-    "AngleAdams",
-    "DDIM",
-    "EULER",
-    "HEUN",
-    "MIDPOINT",
-    "RK4",
-    "Ancestral",
-    "DPMSolverPP",
-    "DEIS",
-    "IPNDM",
-    "LMS",
-    "PNDM",
     "AdaptiveDPM",
     "AdaptiveHeun",
-    "AdaptiveState",
-    "DPMSolver",
-    "DPMSolver3MAsPublished",
-    "DPMSolverSingle",
-    "EulerStart",
-    "ExponentialAB",
-    "GammaAveraging",
-    "History",
-    "Multistep",
-    "Status",
-    "UniPC",
-    "VelocityAB",
-    "Dopri5",
-    "EulerMaruyama",
-    "KarrasHeun",
-    "Langevin",
-    "NCSNStep",
-    "ProbabilityFlow",
-    "ReverseDiffusion",
-    "Solver",
-    "Tableau",
     "AdaptiveSDE",
     "AdaptiveSDEState",
-    "PredictorCorrector",
-    "SNRLangevin",
-    "Restart",
-    "SASolver",
-    "TauBand",
+    "AdaptiveState",
+    "Ancestral",
     "AncestralODE",
+    "AngularAB",
+    "DDIM",
+    "DEIS",
+    "DPMSolver",
+    "DPMSolver3MAsPublished",
+    "DPMSolverPP",
+    "DPMSolverSingle",
+    "Dopri5",
+    "EULER",
+    "EulerMaruyama",
+    "EulerStart",
+    "ExponentialAB",
+    "ExponentialEuler",
+    "GammaAveraging",
+    "HEUN",
+    "History",
+    "IPNDM",
+    "KarrasHeun",
+    "LMS",
+    "MIDPOINT",
+    "Multistep",
+    "PNDM",
+    "PredictorCorrector",
+    "ProbabilityFlow",
+    "RK4",
+    "Restart",
+    "ReverseDiffusion",
+    "SASolver",
     "SDEDPMSolverPP",
     "SDEDPMSolverPP2S",
     "SEEDS2",
-    "ExponentialEuler",
+    "SNRLangevin",
+    "Status",
     "StochasticHeun",
+    "Tableau",
+    "TauInterval",
+    "UniPC",
+    "VelocityAB",
 ]

@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 
 from .._checks import check_choice, check_number
-from ..model import ScoreModel
+from ..models import Prediction, ScoreModel
+from ..models.prediction import mix
 from ..noise import Noise
-from ..prediction import Prediction, mix
-from ..sde import SDE, Level
-from .base import Solver
+from ..processes import SDE, Level
+from ..sampling import Solver
 from .exponential import check_order, combine, leap, moment_weights
 from .history import Multistep
 

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from .._checks import check_choice, check_count, check_number
-from ..model import ScoreModel
+from ..models import ScoreModel
 from ..noise import Noise
-from ..sde import SDE, Level
-from .base import Solver
+from ..processes import SDE, Level
+from ..sampling import Solver
 from .exponential import Form, leap, output
 
 __all__ = ["AdaptiveDPM", "AdaptiveHeun", "AdaptiveState", "Status"]

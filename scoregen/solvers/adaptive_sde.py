@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from .._checks import check_count, check_number
-from ..model import ScoreModel
+from ..models import ScoreModel
 from ..noise import Noise
-from ..sde import SDE, Level
+from ..processes import SDE, Level
+from ..sampling import Solver
 from .adaptive import Status
-from .base import Solver
 
 __all__ = ["AdaptiveSDE", "AdaptiveSDEState"]
 

@@ -9,11 +9,11 @@ from typing import Any, Literal
 from torch import Tensor
 
 from .._checks import check_choice, check_number
-from ..model import ScoreModel
+from ..models import ScoreModel
+from ..models.prediction import mix
 from ..noise import Noise
-from ..prediction import mix
-from ..sde import Level
-from .base import Noisy, Solver
+from ..processes import Level
+from ..sampling import EtaSolver, Solver
 
 __all__ = ["DDIM", "Ancestral", "ReverseDiffusion", "posterior"]
 
@@ -84,7 +84,7 @@ class Ancestral(Solver):
 
 
 @dataclass(frozen=True)
-class DDIM(Noisy):
+class DDIM(EtaSolver):
     """x_s = alpha_s x0 + sqrt(sigma_s^2 - tau^2) eps + tau z (Song et al. 2020, 2010.02502).
 
     tau = eta sigma_s sqrt(1 - SNR_t / SNR_s); eta = 0 is Euler's method on the probability-flow ODE

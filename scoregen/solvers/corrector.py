@@ -9,11 +9,11 @@ from typing import Any, ClassVar, Literal
 from torch import Tensor
 
 from .._checks import check_choice, check_count, check_number
-from ..model import ScoreModel
+from ..models import ScoreModel
 from ..noise import Noise
-from ..sde import Level
+from ..processes import Level
+from ..sampling import Solver
 from .ancestral import ReverseDiffusion
-from .base import Solver
 
 __all__ = ["PredictorCorrector", "SNRLangevin"]
 

@@ -9,10 +9,10 @@ from typing import Any
 from torch import Tensor
 
 from .._checks import check_number
-from ..model import ScoreModel
+from ..models import ScoreModel
 from ..noise import Noise
-from ..sde import Level
-from .base import Solver
+from ..processes import Level
+from ..sampling import Solver
 
 __all__ = ["KarrasHeun"]
 

@@ -19,8 +19,9 @@ from typing import Literal
 from torch import Tensor
 
 from .._checks import check_count
-from ..prediction import Prediction, mix
-from ..sde import Level
+from ..models import Prediction
+from ..models.prediction import mix
+from ..processes import Level
 
 __all__ = ["Form", "moment_weights", "phi"]
 

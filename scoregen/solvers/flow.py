@@ -10,10 +10,10 @@ from torch import Tensor
 from torchdiffeq import odeint
 
 from .._checks import check_count, check_number
-from ..model import ScoreModel
+from ..models import ScoreModel
 from ..noise import Noise
-from ..sde import Level
-from .base import Solver
+from ..processes import Level
+from ..sampling import Solver
 
 __all__ = ["EULER", "HEUN", "MIDPOINT", "RK4", "Dopri5", "ProbabilityFlow", "Tableau"]
 

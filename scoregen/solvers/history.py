@@ -8,11 +8,10 @@ from typing import Any, ClassVar, Literal, NamedTuple
 
 from torch import Tensor
 
-from ..model import ScoreModel
+from ..models import Prediction, ScoreModel
 from ..noise import Noise
-from ..prediction import Prediction
-from ..sde import SDE, Level
-from .base import Solver
+from ..processes import SDE, Level
+from ..sampling import Solver
 from .exponential import combine, leap
 
 __all__ = ["History", "Multistep"]

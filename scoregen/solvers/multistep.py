@@ -9,11 +9,10 @@ from typing import Any, ClassVar, Literal
 from torch import Tensor
 
 from .._checks import check_choice
-from ..model import ScoreModel
+from ..models import Prediction, ScoreModel
 from ..noise import Noise
-from ..prediction import Prediction
-from ..sde import SDE, Level
-from .base import Solver
+from ..processes import SDE, Level
+from ..sampling import Solver
 from .exponential import Form, check_order, output, phi, plan
 from .history import History, Multistep
 

@@ -8,11 +8,11 @@ from typing import Any, ClassVar, Literal
 
 from torch import Tensor
 
-from ..model import ScoreModel
+from ..models import ScoreModel
+from ..models.prediction import mix
 from ..noise import Noise
-from ..prediction import mix
-from ..sde import Level
-from .base import Solver
+from ..processes import Level
+from ..sampling import Solver
 from .edm import KarrasHeun
 
 __all__ = ["Restart"]

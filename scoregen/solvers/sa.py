@@ -10,19 +10,19 @@ from typing import Any, Literal, NamedTuple
 from torch import Tensor
 
 from .._checks import check_number
-from ..model import ScoreModel
+from ..models import ScoreModel
+from ..models.prediction import mix
 from ..noise import Noise
-from ..prediction import mix
-from ..sde import Level
-from .base import Solver
+from ..processes import Level
+from ..sampling import Solver
 from .exponential import check_order, combine, moment_weights
 from .sde_dpm import kernel, lifted
 
-__all__ = ["SASolver", "TauBand"]
+__all__ = ["SASolver", "TauInterval"]
 
 
 @dataclass(frozen=True)
-class TauBand:
+class TauInterval:
     """Noise tau where sigma / alpha lies in [low, high], none elsewhere.
 
     The piecewise constant choice of Xue et al. (2023, 2309.05019).
@@ -32,7 +32,7 @@ class TauBand:
         low: lowest sigma / alpha.
         high: highest sigma / alpha.
 
-    >>> TauBand()(Level(1.0, 1.0, 1.0, 0.0)), TauBand()(Level(80.0, 1.0, 80.0, -4.38))
+    >>> TauInterval()(Level(1.0, 1.0, 1.0, 0.0)), TauInterval()(Level(80.0, 1.0, 80.0, -4.38))
     (1.0, 0.0)
     """
 
@@ -74,7 +74,7 @@ class SASolver(Solver):
     A last point that is never asked about is left uncorrected.
 
     Args:
-        tau: noise, or a rule that gives it from the level a move starts at, such as `TauBand()`.
+        tau: noise, or a rule that gives it from the level a move starts at: `TauInterval()`.
         predictor: 1 to 4 predictions.
         corrector: 0 for none, else 1 to 4 earlier predictions beside the new one.
 

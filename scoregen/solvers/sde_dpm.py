@@ -17,12 +17,12 @@ from typing import Any
 from torch import Tensor
 
 from .._checks import check_number
-from ..model import ScoreModel
+from ..models import ScoreModel
+from ..models.prediction import mix
 from ..noise import Noise
-from ..prediction import mix
-from ..sde import Level
+from ..processes import Level
+from ..sampling import EtaSolver, Solver
 from .ancestral import DDIM
-from .base import Noisy, Solver
 from .exponential import check_order, combine, half_weights, moment_weights
 
 __all__ = ["AncestralODE", "SDEDPMSolverPP", "SDEDPMSolverPP2S"]
@@ -63,7 +63,7 @@ def brownian(x: Tensor, t: Level, m: Level, s: Level, noise: Noise) -> tuple[Ten
 
 
 @dataclass(frozen=True)
-class SDEDPMSolverPP(Noisy):
+class SDEDPMSolverPP(EtaSolver):
     """SDE-DPM-Solver++(1, 2M, 3M) (Lu et al. 2022, 2211.01095): one evaluation a move.
 
     x0 is a polynomial in lam through the last `points` predictions, integrated against
@@ -117,7 +117,7 @@ class SDEDPMSolverPP(Noisy):
 
 
 @dataclass(frozen=True)
-class SDEDPMSolverPP2S(Noisy):
+class SDEDPMSolverPP2S(EtaSolver):
     """Two-stage stochastic DPM-Solver++, known as dpmpp_sde (Lu et al. 2022, 2211.01095).
 
     Two DDIM(eta) moves from x: to m with x0(x), a fraction r of the way in lam, then to s with
@@ -165,7 +165,7 @@ class SDEDPMSolverPP2S(Noisy):
 
 
 @dataclass(frozen=True)
-class AncestralODE(Noisy):
+class AncestralODE(EtaSolver):
     """An ODE solver made stochastic: it walks past s to a cleaner level, then noise is put back.
 
     The level is the one where adding DDIM's eta sigma_s sqrt(1 - SNR_t / SNR_s) of noise leads to

@@ -14,11 +14,11 @@ from typing import Any
 from torch import Tensor
 
 from .._checks import check_choice, check_number
-from ..model import ScoreModel
+from ..models import ScoreModel
+from ..models.prediction import mix
 from ..noise import Noise
-from ..prediction import mix
-from ..sde import Level
-from .base import Noisy
+from ..processes import Level
+from ..sampling import EtaSolver
 from .exponential import Form
 from .sde_dpm import kernel, lifted
 
@@ -46,7 +46,7 @@ def from_noise(
 
 
 @dataclass(frozen=True)
-class ExponentialEuler(Noisy):
+class ExponentialEuler(EtaSolver):
     """Exponential Euler-Maruyama: eps frozen over the move, all else exact.
 
     x_s = alpha_s [x / alpha_t + (1 + eta)(r_s - r_t) eps + sqrt(eta (r_t^2 - r_s^2)) z] with
@@ -80,7 +80,7 @@ class ExponentialEuler(Noisy):
 
 
 @dataclass(frozen=True)
-class StochasticHeun(Noisy):
+class StochasticHeun(EtaSolver):
     """Heun's method on the reverse SDE: the mean of eps at both ends, one draw for both stages.
 
     An `ExponentialEuler` move to s, then the same move with the mean of eps before and after it.
@@ -119,7 +119,7 @@ class StochasticHeun(Noisy):
 
 
 @dataclass(frozen=True)
-class SEEDS2(Noisy):
+class SEEDS2(EtaSolver):
     """SEEDS-2, the stochastic exponential midpoint rule (Gonzalez et al. 2023, 2305.14267).
 
     A move to the middle in lam with the prediction at t, then the whole move with the prediction in

@@ -9,10 +9,10 @@ from typing import Any, ClassVar, Literal
 from torch import Tensor
 
 from .._checks import check_choice
-from ..model import ScoreModel
+from ..models import ScoreModel
 from ..noise import Noise
-from ..sde import Level
-from .base import Solver
+from ..processes import Level
+from ..sampling import Solver
 from .exponential import Form, check_order, combine, leap, output, plan
 
 __all__ = ["DPMSolverSingle"]

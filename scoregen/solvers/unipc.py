@@ -9,8 +9,8 @@ from typing import Literal
 from torch import Tensor
 
 from .._checks import check_choice
-from ..prediction import Prediction
-from ..sde import SDE, Level
+from ..models import Prediction
+from ..processes import SDE, Level
 from .exponential import Form, check_order, output, plan
 from .history import Multistep
 

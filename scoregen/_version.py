@@ -1,0 +1,3 @@
+"""The version, read by the build and written into checkpoints."""
+
+__version__ = "0.2.0"

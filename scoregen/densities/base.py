@@ -1,0 +1,87 @@
+"""What a model of known density offers, and the pieces its kinds share."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .._checks import check_same_shape
+from ..models import Prediction, ScoreModel
+from ..processes import Level
+
+__all__ = ["Analytic"]
+
+
+class Analytic(ScoreModel):
+    """A score model that also knows its density, and can draw from it, at every level.
+
+    >>> from scoregen import VPSDE, Gaussian
+    >>> isinstance(Gaussian(VPSDE(), torch.zeros(2), torch.ones(2)), Analytic)
+    True
+    """
+
+    event: tuple[int, ...]
+
+    def forward(self, x: Tensor, t: Level | float | Tensor, **condition: Any) -> Prediction:
+        if isinstance(x, Tensor) and x.dim() and x.shape[1:] != self.event:
+            raise ValueError(
+                f"x must have shape (batch, *event) with event {self.event}, got {tuple(x.shape)}"
+            )
+        return super().forward(x, t, **condition)
+
+    @abstractmethod
+    def log_density(self, x: Tensor, t: Level) -> Tensor:
+        """log p_t(x) in nats, shape (batch,), without checks."""
+
+    @abstractmethod
+    def draw(self, count: int, generator: torch.Generator) -> Tensor:
+        """`count` clean samples, shape (count, *event), float64."""
+
+    def log_prob(self, x: Tensor, t: Level | float | Tensor = 0.0) -> Tensor:
+        """log p_t(x) in nats, shape (batch,)."""
+        return self.log_density(x, t if isinstance(t, Level) else self.level(t, x))
+
+    def sample(self, count: int, t: float = 0.0, *, generator: torch.Generator | int = 0) -> Tensor:
+        """Exact samples of p_t, shape (count, *event), float64."""
+        if isinstance(generator, int):
+            generator = torch.Generator().manual_seed(generator)
+        x0 = self.draw(count, generator)
+        if t == 0:
+            return x0
+        eps = torch.randn(x0.shape, generator=generator, dtype=x0.dtype)
+        return self.sde.perturb(x0, t, eps)
+
+    def energy_difference(
+        self, x: Tensor, y: Tensor, t: Level | float, *, nodes: int = 8, **condition: Any
+    ) -> Tensor:
+        """log p_t(x) - log p_t(y): exact."""
+        check_same_shape("y", y, x)
+        return self.log_prob(x, t) - self.log_prob(y, t)
+
+
+def spectrum(covariance: Tensor, shape: torch.Size) -> tuple[Tensor, Tensor | None]:
+    """Eigenvalues shaped (..., d) and eigenvectors; None where the covariance is diagonal."""
+    c = covariance.double()
+    d = shape[-1]
+    if c.shape == shape[:-1]:
+        return c.unsqueeze(-1).expand(shape).clone(), None
+    if c.shape == shape:
+        return c.clone(), None
+    if c.shape == (*shape, d):
+        values, vectors = torch.linalg.eigh((c + c.mT) / 2)
+        return values, vectors
+    raise ValueError(
+        f"the covariance must be a variance, one per coordinate {tuple(shape)}, or a matrix "
+        f"{(*shape, d)}; got {tuple(c.shape)}"
+    )
+
+
+def column(value: Any) -> Any:
+    return value.reshape(-1, 1).double() if isinstance(value, Tensor) else value
+
+
+def row(value: Any) -> Any:
+    return value.unsqueeze(-1) if isinstance(value, Tensor) else value

@@ -1,0 +1,46 @@
+"""Energies: models with a density up to a constant, made from functions, networks or scores.
+
+Start with `Potential`, `EnergyNetwork` and `energy_from_score`.
+"""
+
+from .composition import GeometricPath, Mixture, Negated, Product, Tempered
+from .conservative import (
+    Curl,
+    LineIntegral,
+    ScoreEnergy,
+    check_energy_sign,
+    curl,
+    energy_from_score,
+    line_integral,
+)
+from .energy import (
+    EnergyModel,
+    EnergyNetwork,
+    EnergyPrediction,
+    Potential,
+    ReconstructionEnergy,
+    energy_change,
+    energy_of,
+)
+
+__all__ = [
+    "GeometricPath",
+    "Curl",
+    "ReconstructionEnergy",
+    "EnergyModel",
+    "EnergyNetwork",
+    "EnergyPrediction",
+    "LineIntegral",
+    "Mixture",
+    "Negated",
+    "Potential",
+    "Product",
+    "ScoreEnergy",
+    "Tempered",
+    "check_energy_sign",
+    "curl",
+    "energy_change",
+    "energy_from_score",
+    "energy_of",
+    "line_integral",
+]

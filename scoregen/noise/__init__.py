@@ -1,0 +1,16 @@
+"""Sources of standard normal draws that solvers are given.
+
+Start with `SampleNoise`, whose sample i depends on (seed, i) alone; `BrownianNoise` gives n and 2n
+steps the same path.
+"""
+
+from .brownian import BrownianNoise
+from .sources import Noise, ReplayNoise, SampleNoise, TorchNoise
+
+__all__ = [
+    "BrownianNoise",
+    "Noise",
+    "ReplayNoise",
+    "SampleNoise",
+    "TorchNoise",
+]

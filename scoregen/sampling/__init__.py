@@ -1,0 +1,17 @@
+"""The base class of solvers and the only sampling loop.
+
+Start with `Sampler(solver, grid)`; `Picard` runs the moves of one in parallel.
+"""
+
+from .picard import Picard, PicardState
+from .sampler import Sampler, Step
+from .solver import EtaSolver, Solver
+
+__all__ = [
+    "EtaSolver",
+    "Picard",
+    "PicardState",
+    "Sampler",
+    "Solver",
+    "Step",
+]

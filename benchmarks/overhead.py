@@ -70,7 +70,7 @@ def solvers() -> dict[str, sg.Solver]:
             solver = made()
         except TypeError:
             continue
-        if solver.moves in ("down", "up") and solver.nfe is not None:
+        if solver.direction in ("down", "both") and solver.nfe is not None:
             found[name] = solver
     found["ProbabilityFlow(HEUN)"] = sg.ProbabilityFlow(sg.solvers.HEUN)
     found["ProbabilityFlow(RK4)"] = sg.ProbabilityFlow(sg.solvers.RK4)

@@ -267,7 +267,7 @@ def measured(solver: Solver, process: str, kind: str) -> float:
 @cache
 def affine(solver: Solver) -> bool:
     """Whether the solver walks a falling grid and has an exact law there."""
-    if solver.moves == "stay":
+    if solver.direction == "fixed":
         return False
     try:
         errors(solver, "EDM", "uniform", 4)
@@ -312,9 +312,9 @@ def starts_from_pure_noise(solver: Solver) -> bool:
 
 def limits(solver: Solver) -> str:
     """What the solver does not do."""
-    known = {"down": "towards data only", "stay": "stays at its level", "turns": "also turns"}
-    words = [known[solver.moves]] if solver.moves in known else []
-    if solver.moves != "stay":
+    known = {"down": "towards data only", "fixed": "stays at its level", "any": "also turns"}
+    words = [known[solver.direction]] if solver.direction in known else []
+    if solver.direction != "fixed":
         if not affine(solver):
             words.append("steps follow x: no exact law")
         if not starts_from_pure_noise(solver):
@@ -354,7 +354,7 @@ def distances(solver: Solver) -> list[str]:
 def adaptive(solver: Solver) -> bool:
     """Whether it chooses its steps by a tolerance, and draws no noise."""
     names = inspect.signature(type(solver)).parameters
-    return {"rtol", "atol"} <= set(names) and solver.moves == "up"
+    return {"rtol", "atol"} <= set(names) and solver.direction == "both"
 
 
 def tolerances(solver: Solver) -> list[str]:

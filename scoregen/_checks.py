@@ -127,11 +127,11 @@ def check_times(t: Tensor, t_max: float, t_min: float = 0.0) -> None:
         )
 
 
-def check_grid(times: object, t_max: float, t_min: float, moves: str) -> Tensor:
-    """A grid a solver can walk: float64, finite, inside the domain, and in its direction.
+def check_grid(times: object, t_max: float, t_min: float, direction: str) -> Tensor:
+    """A grid that suits a solver: float64, finite, inside the domain, and in its direction.
 
     Args:
-        moves: "down" (times fall), "up" (rise or fall), "stay" (fall or repeat), "turns" (differ).
+        direction: "down" (times fall), "both" (rise or fall), "fixed" (fall or repeat), "any" (differ).
     """
     if not isinstance(times, Tensor):
         raise TypeError(f"a grid must return a torch.Tensor of times, got {type(times)}")
@@ -146,22 +146,22 @@ def check_grid(times: object, t_max: float, t_min: float, moves: str) -> Tensor:
     step = times.diff()
     wrong = {
         "down": step >= 0,
-        "up": (step * torch.sign(step[0]) <= 0) if len(step) else step,
-        "stay": step > 0,
-        "turns": step == 0,
-    }[moves]
+        "both": (step * torch.sign(step[0]) <= 0) if len(step) else step,
+        "fixed": step > 0,
+        "any": step == 0,
+    }[direction]
     if bool(wrong.any()):
         i = int(wrong.nonzero()[0])
         rule = {
             "down": "fall strictly from noise to data",
-            "up": "be strictly monotone",
-            "stay": "repeat or fall",
-            "turns": "change at every move",
-        }[moves]
+            "both": "be strictly monotone",
+            "fixed": "repeat or fall",
+            "any": "change at every move",
+        }[direction]
         raise ValueError(
             f"the times of this solver must {rule}, but times[{i}] = {float(times[i]):.12g} is "
             f"followed by {float(times[i + 1]):.12g}; sort the grid and drop repeated values"
         )
-    if moves == "down" and bool((times[:-1] == 0).any()):
+    if direction == "down" and bool((times[:-1] == 0).any()):
         raise ValueError("0 may only be the last time of a grid")
     return times.clamp(0.0, t_max)

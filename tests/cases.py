@@ -171,11 +171,11 @@ def inner_times(sde: SDE, count: int = 7) -> Tensor:
 
 def grid_for(solver: Solver, sde: SDE, steps: int = 5) -> Any:
     """A grid that the solver can walk on the process, away from zero signal."""
-    if solver.moves == "stay":
+    if solver.direction == "fixed":
         return Constant(0.5 * sde.t_max, steps)
-    if solver.nfe is None and solver.moves != "turns":  # chooses its own steps
+    if solver.nfe is None and solver.direction != "any":  # chooses its own steps
         return Times(0.95 * sde.t_max, 0.0)
-    if solver.moves == "turns":
+    if solver.direction == "any":
         return Times(*(f * sde.t_max for f in (0.9, 0.5, 0.7, 0.3)), 0.0)
     return UniformTime(steps, start=0.95 * sde.t_max)
 
@@ -184,7 +184,7 @@ def suits(solver: Solver, sde: SDE) -> bool:
     """Whether a solver has a meaning on a process: without noise only MCMC has."""
     if type(solver).__name__ in APART:
         return False
-    return solver.moves == "stay" or not isinstance(sde, processes.StaticSDE)
+    return solver.direction == "fixed" or not isinstance(sde, processes.StaticSDE)
 
 
 class Silent:

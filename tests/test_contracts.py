@@ -102,7 +102,7 @@ def test_unknown_options_are_refused(thing: Any) -> None:
 
 @each_solver
 def test_solvers_declare_what_they_are(solver: Solver) -> None:
-    assert solver.moves in ("down", "up", "stay", "turns")
+    assert solver.direction in ("down", "both", "fixed", "any")
     for claim in (solver.order, solver.weak_order):
         assert claim is None or (isinstance(claim, int) and 1 <= claim <= 6)
     assert solver.nfe is None or (isinstance(solver.nfe, int) and solver.nfe >= 1)
@@ -122,7 +122,7 @@ def test_solvers_run_on_every_process_that_suits_them(solver: Solver, sde: SDE) 
 @each_solver
 def test_solvers_reach_the_data(solver: Solver) -> None:
     """Coarse, but with real noise: means and spreads of 200 samples of a narrow Gaussian."""
-    if solver.moves not in ("down", "up"):
+    if solver.direction not in ("down", "both"):
         pytest.skip("walks no way from noise to data")
     sde = VPSDE()
     grid: Any = scoregen.UniformLam(40, start=0.99)
@@ -154,7 +154,7 @@ def test_solvers_take_batches_of_none_and_one(solver: Solver, batch: int) -> Non
 
 @each_solver
 def test_solvers_keep_the_dtype_and_the_digits(solver: Solver) -> None:
-    if solver.nfe is None and solver.moves == "down":
+    if solver.nfe is None and solver.direction == "down":
         pytest.skip("refuses steps by rounded errors, and each refusal takes a draw")
     wide = run_of(solver, VPSDE(), (3, 2), dtype=F64)
     narrow = run_of(solver, VPSDE(), (3, 2))
@@ -190,13 +190,13 @@ def test_samples_do_not_depend_on_the_batch(solver: Solver) -> None:
 
 @each_solver
 def test_counted_evaluations_are_the_declared_ones(solver: Solver) -> None:
-    if solver.nfe is None or solver.moves == "turns":
+    if solver.nfe is None or solver.direction == "any":
         pytest.skip("declares none")
 
     def evaluations(steps: int) -> float:
         model = data(VPSDE())
         grid: Any = scoregen.UniformTime(steps, start=0.9, stop=0.1)
-        if solver.moves == "stay":
+        if solver.direction == "fixed":
             grid = grid_for(solver, VPSDE(), steps)
         with Counted(model) as count:
             Sampler(solver, grid).sample(model, (3, 2), seed=0)
@@ -211,10 +211,10 @@ def test_counted_evaluations_are_the_declared_ones(solver: Solver) -> None:
 def test_solvers_refuse_a_grid_against_their_direction(solver: Solver) -> None:
     wrong = {
         "down": scoregen.Times(0.1, 0.9),
-        "up": scoregen.Times(0.9, 0.5, 0.5),
-        "stay": scoregen.Times(0.1, 0.9),
-        "turns": scoregen.Times(0.5, 0.5),
-    }[solver.moves]
+        "both": scoregen.Times(0.9, 0.5, 0.5),
+        "fixed": scoregen.Times(0.1, 0.9),
+        "any": scoregen.Times(0.5, 0.5),
+    }[solver.direction]
     with pytest.raises(ValueError, match="the times of this solver must"):
         Sampler(solver, wrong).sample(data(VPSDE()), (2, 2))
 

@@ -203,9 +203,9 @@ def test_every_grid_on_every_process_suits_or_says_why(grid, sde: SDE) -> None:
         if len(str(reason)) < 20:
             raise
         return
-    moves = "stay" if isinstance(grid, Constant | Staircase) else "up"
+    moves = "fixed" if isinstance(grid, Constant | Staircase) else "both"
     if not bool((times.diff() <= 0).all() | (times.diff() >= 0).all()):
-        moves = "turns"  # restarts
+        moves = "any"  # restarts
     check_grid(times, max(sde.t_max, float(times.max())), min(sde.t_min, 1e-9), moves)
 
 
@@ -270,17 +270,17 @@ WALKS = [
     ((1.0, 0.5, 0.6, 0.0), "down", r"times\[1\] = 0.5 is followed by 0.6"),
     ((1.0, 0.5, 0.5, 0.0), "down", "fall strictly"),
     ((0.5, 1.0), "down", "fall strictly"),
-    ((1.0, 0.5, 0.5), "up", "strictly monotone"),
-    ((0.2, 0.5, 0.4), "up", "strictly monotone"),
-    ((0.2, 0.2, 0.4), "stay", "repeat or fall"),
-    ((0.2, 0.2, 0.1), "turns", "change at every move"),
+    ((1.0, 0.5, 0.5), "both", "strictly monotone"),
+    ((0.2, 0.5, 0.4), "both", "strictly monotone"),
+    ((0.2, 0.2, 0.4), "fixed", "repeat or fall"),
+    ((0.2, 0.2, 0.1), "any", "change at every move"),
     ((1.2, 0.5), "down", r"\[0, 1\]"),
     ((0.5, 1e-5), "down", "t_min"),
 ]
 
 
 @pytest.mark.parametrize(("times", "moves", "word"), WALKS)
-def test_a_solver_refuses_a_grid_it_cannot_walk(times, moves: str, word: str) -> None:
+def test_a_solver_refuses_a_grid_that_does_not_suit_it(times, moves: str, word: str) -> None:
     with pytest.raises(ValueError, match=word):
         check_grid(tensor(*times), 1.0, 1e-3, moves)
 

@@ -714,7 +714,7 @@ def test_naive_sum_of_scores_is_biased_and_mala_is_not_on_mixtures() -> None:
 class Exact(Solver):
     """Perfect transitions of N(0, 1 / l(t)) with l = 1 / t^2: a fresh draw at every move."""
 
-    moves = "stay"
+    direction = "fixed"
 
     def step(self, model: Any, x: Tensor, t: Level, s: Level, state: Any, noise: Any) -> Any:
         return t.t * noise(x, t, s), None
@@ -855,7 +855,7 @@ def test_log_z_needs_energies_and_a_kernel_that_stays() -> None:
     with pytest.raises(TypeError, match="energy"):
         annealed_importance(MALA(0.1), UniformTime(3), hidden, normal(9, 1), noise=SampleNoise(0))
     model = double_hump(VP)
-    with pytest.raises(TypeError, match="stay"):
+    with pytest.raises(TypeError, match="fixed"):
         annealed_importance(DDIM(), UniformTime(3), model, normal(9, 1), noise=SampleNoise(0))
     with pytest.raises(ValueError, match="temperature"):
         thermodynamic_integration(

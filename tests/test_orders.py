@@ -127,7 +127,7 @@ def test_a_move_costs_the_claimed_evaluations(solver: Solver) -> None:
     model = gaussian_model(EDMSDE(), (1.0, 2.0))
     counts = []
     for n in (8, 16):
-        grid = Times(*[1.0] * (n + 1)) if solver.moves == "stay" else UniformLam(n, 4.0, 0.2)
+        grid = Times(*[1.0] * (n + 1)) if solver.direction == "fixed" else UniformLam(n, 4.0, 0.2)
         with PAGE.Counted(model) as count:
             x = torch.ones(2, 2, dtype=torch.float64)
             Sampler(solver, grid).run(model, x, noise=SampleNoise(0))

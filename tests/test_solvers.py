@@ -393,7 +393,7 @@ def test_rotations_pass_through(solver: Solver) -> None:
     torch.testing.assert_close(b, a @ turn.mT, rtol=1e-9, atol=1e-9)
 
 
-ORDERED = [s for s in SOLVERS if s.order is not None and s.moves == "up"]
+ORDERED = [s for s in SOLVERS if s.order is not None and s.direction == "both"]
 
 
 @pytest.mark.parametrize("kind", ["time", "lam", "karras", "zigzag"])
@@ -486,7 +486,7 @@ def test_encoding_inverts_decoding_at_the_order(sde: SDE) -> None:
 @pytest.mark.parametrize("sde", [VPSDE(), EDMSDE(), RectifiedSDE(), SubVPSDE()], ids=name)
 @pytest.mark.parametrize("solver", SOLVERS, ids=name)
 def test_one_to_twenty_steps_to_clean_data_are_finite(solver: Solver, sde: SDE) -> None:
-    if solver.moves not in ("down", "up") or not suits(solver, sde):
+    if solver.direction not in ("down", "both") or not suits(solver, sde):
         pytest.skip("needs another kind of grid")
     model = gaussian(sde, 0.25, event=(2,))
     x = sde.prior_std(sde.t_max) * normal(3, 2)
@@ -505,7 +505,7 @@ def test_one_to_twenty_steps_to_clean_data_are_finite(solver: Solver, sde: SDE) 
 
 @pytest.mark.parametrize("solver", SOLVERS, ids=name)
 def test_the_move_to_clean_data_returns_x0(solver: Solver) -> None:
-    if solver.moves not in ("down", "up") or solver.nfe is None:
+    if solver.direction not in ("down", "both") or solver.nfe is None:
         pytest.skip("needs another kind of grid, or steps where it likes")
     sde = VPSDE()
     model, x = mixture(sde), normal(3, 2)

@@ -340,7 +340,7 @@ def test_corrections_keep_the_predictors_memory() -> None:
     """With corrections that do nothing a multistep predictor goes on as if alone."""
 
     class Idle(Solver):
-        moves = "stay"
+        moves = "fixed"
 
         def step(
             self, model: Any, x: Tensor, t: Level, s: Level, state: Any, noise: Any

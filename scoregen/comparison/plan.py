@@ -43,7 +43,7 @@ def count_evaluations(model: ScoreModel, sampler: Sampler, like: Tensor, seed: i
     A fixed number of evaluations does not depend on what the leaves answer, so they are not run:
     only their calls are counted. Solvers that choose their own number are run in earnest.
     """
-    fixed = sampler.solver.nfe is not None and sampler.solver.moves != "stay"
+    fixed = sampler.solver.nfe is not None and sampler.solver.direction != "fixed"
     with (_Dry if fixed else Counted)(model) as counted:
         sampler.sample(model, tuple(like.shape), seed=seed, device=like.device, dtype=like.dtype)
     return counted.rows / len(like)

@@ -14,7 +14,7 @@ from ..models import ScoreModel
 from ..models.prediction import mix
 from ..noise import Noise
 from ..processes import Level
-from ..sampling import Solver
+from ..sampling import Direction, Solver
 from ..solvers import Ancestral
 from ..solvers.ancestral import posterior
 
@@ -79,11 +79,11 @@ class Replacement(Solver):
         _check(self.mask, self.known)
 
     @property
-    def moves(self) -> Literal["down", "up", "stay", "turns"]:  # type: ignore[override]
-        return self.solver.moves
+    def direction(self) -> Direction:
+        return self.solver.direction
 
     @property
-    def nfe(self) -> int | None:  # type: ignore[override]
+    def nfe(self) -> int | None:
         return self.solver.nfe
 
     def step(
@@ -129,7 +129,7 @@ class RePaint(Solver):
         check_choice("variance", self.variance, ("small", "large"))
 
     @property
-    def nfe(self) -> int:  # type: ignore[override]
+    def nfe(self) -> int:
         return self.resample
 
     def step(

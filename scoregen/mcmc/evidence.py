@@ -48,14 +48,14 @@ class Evidence(NamedTuple):
 
 def _levels(kernel: Solver, grid: Grid, model: ScoreModel, x: Tensor) -> list[Level]:
     check_state(x)
-    if kernel.moves != "stay":
-        raise TypeError(f"the kernel must stay at a level, like MALA or HMC, got {kernel!r}")
+    if kernel.direction != "fixed":
+        raise TypeError(f"the kernel must act at a fixed level, like MALA or HMC, got {kernel!r}")
     if getattr(kernel, "temperature", 1.0) != 1.0:
         raise ValueError("the kernel must leave each level invariant: set its temperature to 1")
     if len(x) < 2:
         raise ValueError(f"an interval needs at least two chains, got {len(x)}")
     sde = model.sde
-    return sde.levels(check_grid(grid(sde), sde.t_max, sde.t_min, "stay"))
+    return sde.levels(check_grid(grid(sde), sde.t_max, sde.t_min, "fixed"))
 
 
 @torch.no_grad()

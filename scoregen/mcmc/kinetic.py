@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
@@ -43,7 +43,7 @@ class Kinetic(Solver):
     step_size: StepSize
     friction: float
     temperature: float
-    moves: ClassVar[Literal["stay"]] = "stay"
+    direction = "fixed"
     nfe = None
 
     def __post_init__(self) -> None:
@@ -135,8 +135,8 @@ class OBABO(Kinetic):
         friction: gamma, per unit time.
         temperature: T of the target p_t^(1 / T).
 
-    >>> OBABO(0.1).moves
-    'stay'
+    >>> OBABO(0.1).direction
+    'fixed'
     """
 
     step_size: StepSize

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any
 
 from torch import Tensor
 
@@ -91,13 +91,13 @@ class Langevin(Solver):
         step_size: the step h, or a rule that gives it from the level, such as `NCSNStep`.
         temperature: T.
 
-    >>> Langevin(0.01).moves
-    'stay'
+    >>> Langevin(0.01).direction
+    'fixed'
     """
 
     step_size: StepSize
     temperature: float = 1.0
-    moves: ClassVar[Literal["stay"]] = "stay"
+    direction = "fixed"
 
     def __post_init__(self) -> None:
         check_step_size(self.step_size)

@@ -6,7 +6,7 @@ import math
 from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -120,7 +120,7 @@ class Metropolis(Solver):
     step_size: StepSize
     temperature: float
     nodes: int
-    moves: ClassVar[Literal["stay"]] = "stay"
+    direction = "fixed"
     nfe = None
     target: ClassVar[float] = 0.574
 
@@ -181,8 +181,8 @@ class MALA(Metropolis):
         temperature: T of the target p_t^(1 / T).
         nodes: of the line integral, for models with a score only.
 
-    >>> MALA(0.1).moves
-    'stay'
+    >>> MALA(0.1).direction
+    'fixed'
     """
 
     step_size: StepSize

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -117,7 +117,7 @@ class SGLD(Solver):
     step_size: float | Callable[[int], float]
     rows: int = 32
     temperature: float = 1.0
-    moves: ClassVar[Literal["stay"]] = "stay"
+    direction = "fixed"
 
     def __post_init__(self) -> None:
         if not callable(self.step_size):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
@@ -78,7 +78,7 @@ class DualAveraging(Solver):
     gamma: float = 0.05
     delay: float = 10.0
     kappa: float = 0.75
-    moves: ClassVar[Literal["stay"]] = "stay"
+    direction = "fixed"
     nfe = None
 
     def __post_init__(self) -> None:

@@ -31,7 +31,7 @@ def _dreamt(
 ) -> Tensor:
     """Where a few MCMC moves take x, without gradients."""
     first = sampler.levels(model.sde)[0].t
-    if sampler.solver.moves != "stay" or abs(first - t) > 1e-9:
+    if sampler.solver.direction != "fixed" or abs(first - t) > 1e-9:
         raise ValueError(
             f"the negatives need an MCMC sampler at the objective's own time, t = {t:g}, such as "
             f"Sampler(MALA(step), Constant({t:g}, moves)); got {sampler.solver!r} from {first:g}"

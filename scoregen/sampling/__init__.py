@@ -5,9 +5,10 @@ Start with `Sampler(solver, grid)`; `Picard` runs the moves of one in parallel.
 
 from .picard import Picard, PicardState
 from .sampler import Sampler, Step
-from .solver import EtaSolver, Solver
+from .solver import Direction, EtaSolver, Solver
 
 __all__ = [
+    "Direction",
     "EtaSolver",
     "Picard",
     "PicardState",

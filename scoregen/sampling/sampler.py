@@ -58,7 +58,7 @@ class Sampler:
 
     def levels(self, sde: SDE) -> list[Level]:
         """The n + 1 levels of the grid on a process, checked against what the solver can walk."""
-        return sde.levels(check_grid(self.grid(sde), sde.t_max, sde.t_min, self.solver.moves))
+        return sde.levels(check_grid(self.grid(sde), sde.t_max, sde.t_min, self.solver.direction))
 
     def iterate(self, model: ScoreModel, x: Tensor, *, noise: Noise) -> Iterator[Step]:
         """The loop: yields the start and the state after every move, n + 1 steps in all.
@@ -151,7 +151,7 @@ class Sampler:
         device = model.placement()[0] if device is None else torch.device(device)
         t = self.levels(model.sde)[0].t
         level, std = model.sde.level(t), model.sde.prior_std(t)
-        if self.solver.moves != "stay" and math.log(0.1) < level.lam < math.inf:
+        if self.solver.direction != "fixed" and math.log(0.1) < level.lam < math.inf:
             warnings.warn(
                 f"sampling starts at t = {t:g}, where the signal-to-noise ratio is still "
                 f"{math.exp(2 * level.lam):.2g}: N(0, {std:g}^2) is not the law of the data there. "

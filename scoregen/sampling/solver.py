@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 from torch import Tensor
 
@@ -11,27 +11,60 @@ from ..models import ScoreModel
 from ..noise import Noise
 from ..processes import Level
 
-__all__ = ["EtaSolver", "Solver"]
+__all__ = ["Direction", "EtaSolver", "Solver"]
+
+Direction = Literal["down", "both", "fixed", "any"]
 
 
 class Solver(ABC):
     """One move of a sampler; subclasses are frozen dataclasses that write `step`.
 
-    `moves` says which grids suit: "down" (towards the data), "up" (either way: ODEs), "stay" (MCMC
-    at t == s, or falling) or "turns" (every move changes the time). `order` is the order of the
-    output of a noise-free method in the step size, `weak_order` the order of the output law, and
-    `nfe` the evaluations of a move; None where none is claimed. A last move to sigma = 0 returns
-    x0.
+    What a caller must know of a solver is a read-only property, which wrappers forward. A subclass
+    whose claim never changes writes it as a class attribute (`weak_order = 1`). A last move to
+    sigma = 0 returns x0.
 
     >>> from scoregen import DDIM
-    >>> DDIM().order, DDIM().nfe
-    (1, 1)
+    >>> DDIM().order, DDIM().nfe, DDIM().invariant
+    (1, 1, False)
     """
 
-    moves: ClassVar[Literal["down", "up", "stay", "turns"]] = "down"
-    order: int | None = None
-    weak_order: int | None = None
-    nfe: int | None = 1
+    @property
+    def direction(self) -> Direction:
+        """Which grids suit.
+
+        "down" (towards the data), "both" (either way: ODEs), "fixed" (MCMC at t == s, or falling)
+        or "any" (up and down within one grid).
+        """
+        return "down"
+
+    @property
+    def order(self) -> int | None:
+        """Order of the output of a noise-free method in the step size; None claims none."""
+        return None
+
+    @property
+    def weak_order(self) -> int | None:
+        """Order of the output law in the step size; None claims none."""
+        return None
+
+    @property
+    def nfe(self) -> int | None:
+        """Evaluations of a move; None where it depends on the data."""
+        return 1
+
+    @property
+    def invariant(self) -> bool:
+        """Whether a move at a level leaves the law p_t of that level exactly as it is.
+
+        Evidence estimates and composed models need it; unadjusted, adapting or tempered kernels
+        do not have it.
+        """
+        return False
+
+    @property
+    def population(self) -> bool:
+        """Whether the rows of a batch are one population, which chunks or ranks would split."""
+        return False
 
     @abstractmethod
     def step(
@@ -53,21 +86,21 @@ class Solver(ABC):
 
 
 class EtaSolver(Solver):
-    """A solver whose `eta` says how much noise enters; with none it is an ODE solver.
+    """A solver whose `eta` is the share of noise; with none it is an ODE solver.
 
-    Without noise its order is that of its law, and it may walk either way.
+    Without noise its order is that of its law, and grids may run either way.
 
     >>> from scoregen import DDIM
-    >>> DDIM(eta=0.5).order, DDIM(eta=0.5).moves, DDIM().moves
-    (None, 'down', 'up')
+    >>> DDIM(eta=0.5).order, DDIM(eta=0.5).direction, DDIM().direction
+    (None, 'down', 'both')
     """
 
     eta: float
 
     @property
-    def moves(self) -> Literal["down", "up"]:  # type: ignore[override]
-        return "down" if self.eta else "up"
+    def direction(self) -> Direction:
+        return "down" if self.eta else "both"
 
     @property
-    def order(self) -> int | None:  # type: ignore[override]
+    def order(self) -> int | None:
         return None if self.eta else self.weak_order

@@ -7,7 +7,7 @@ from abc import abstractmethod
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -240,7 +240,7 @@ class PNDM(Solver):
     """
 
     start: Literal["runge-kutta", "heun"] = "runge-kutta"
-    moves: ClassVar[Literal["down", "up", "stay", "turns"]] = "up"
+    direction = "both"
     order = 1
     weak_order = 1
 

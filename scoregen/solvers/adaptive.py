@@ -6,7 +6,7 @@ import math
 from abc import abstractmethod
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -71,7 +71,7 @@ class _Adaptive(Solver):
     atol: float = 1e-4
     max_steps: int = 10_000
     pid: tuple[float, float, float] = (0.2, 0.6, 0.0)
-    moves: ClassVar[Literal["down", "up", "stay", "turns"]] = "up"
+    direction = "both"
     nfe = None
     exponent: ClassVar[int]
 

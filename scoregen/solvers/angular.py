@@ -44,7 +44,7 @@ class AngularAB(Multistep):
         check_order("p", self.p, 4)
 
     @property
-    def order(self) -> int:  # type: ignore[override]
+    def order(self) -> int:
         return min(self.p + 1, 4)  # the start is of third order, its error is made once
 
     @property

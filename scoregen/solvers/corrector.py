@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 from torch import Tensor
 
@@ -32,12 +32,12 @@ class SNRLangevin(Solver):
     Args:
         snr: the paper's signal-to-noise ratio r.
 
-    >>> SNRLangevin().moves
-    'stay'
+    >>> SNRLangevin().direction
+    'fixed'
     """
 
     snr: float = 0.16
-    moves: ClassVar[Literal["stay"]] = "stay"
+    direction = "fixed"
 
     def __post_init__(self) -> None:
         check_number("snr", self.snr, 0.0, open_low=True)
@@ -86,17 +86,20 @@ class PredictorCorrector(Solver):
     def __post_init__(self) -> None:
         check_count("corrections", self.corrections)
         check_choice("first", self.first, ("predictor", "corrector"))
-        if not isinstance(self.predictor, Solver) or self.predictor.moves not in ("down", "up"):
+        if not isinstance(self.predictor, Solver) or self.predictor.direction not in (
+            "down",
+            "both",
+        ):
             raise TypeError(
-                f"predictor must walk from noise to data, such as DDIM(), got {self.predictor}"
+                f"predictor must move from noise to data, such as DDIM(), got {self.predictor}"
             )
-        if not isinstance(self.corrector, Solver) or self.corrector.moves != "stay":
+        if not isinstance(self.corrector, Solver) or self.corrector.direction != "fixed":
             raise TypeError(
                 f"corrector must stay at a time, such as Langevin(0.01), got {self.corrector}"
             )
 
     @property
-    def nfe(self) -> int | None:  # type: ignore[override]
+    def nfe(self) -> int | None:
         once, more = self.predictor.nfe, self.corrector.nfe
         return None if once is None or more is None else once + self.corrections * more
 

@@ -51,11 +51,11 @@ class KarrasHeun(Solver):
         check_number("inflate", self.inflate, 0.0, open_low=True)
 
     @property
-    def order(self) -> int | None:  # type: ignore[override]
+    def order(self) -> int | None:
         return None if self.churn else 2
 
     @property
-    def weak_order(self) -> int | None:  # type: ignore[override]
+    def weak_order(self) -> int | None:
         return None if self.churn else 2
 
     def _raised(self, model: ScoreModel, t: Level) -> Level:

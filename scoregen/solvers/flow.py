@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -59,18 +59,18 @@ class ProbabilityFlow(Solver):
     """
 
     tableau: Tableau = EULER
-    moves: ClassVar[Literal["up"]] = "up"
+    direction = "both"
 
     @property
-    def order(self) -> int:  # type: ignore[override]
+    def order(self) -> int:
         return self.tableau.order
 
     @property
-    def weak_order(self) -> int:  # type: ignore[override]
+    def weak_order(self) -> int:
         return self.tableau.order
 
     @property
-    def nfe(self) -> int:  # type: ignore[override]
+    def nfe(self) -> int:
         return len(self.tableau.b)
 
     def step(
@@ -114,7 +114,7 @@ class Dopri5(Solver):
     rtol: float = 1e-5
     atol: float = 1e-5
     max_steps: int = 10_000
-    moves: ClassVar[Literal["up"]] = "up"
+    direction = "both"
     nfe = None
 
     def __post_init__(self) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
@@ -40,10 +40,10 @@ class Multistep(Solver):
     (4, 3)
     """
 
-    moves: ClassVar[Literal["down", "up", "stay", "turns"]] = "up"
+    direction = "both"
 
     @property
-    def weak_order(self) -> int | None:  # type: ignore[override]
+    def weak_order(self) -> int | None:
         return self.order
 
     @property

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -75,18 +75,18 @@ class EulerStart(Solver):
     """
 
     solver: Multistep = ExponentialAB(4, "eps")
-    moves: ClassVar[Literal["down", "up", "stay", "turns"]] = "up"
+    direction = "both"
 
     def __post_init__(self) -> None:
         if not isinstance(self.solver, Multistep):
             raise TypeError(f"solver must be a multistep method, got {self.solver!r}")
 
     @property
-    def order(self) -> int | None:  # type: ignore[override]
+    def order(self) -> int | None:
         return None if self.solver.order is None else min(2, self.solver.order)
 
     @property
-    def weak_order(self) -> int | None:  # type: ignore[override]
+    def weak_order(self) -> int | None:
         return self.order
 
     def step(

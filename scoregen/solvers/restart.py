@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any
 
 from torch import Tensor
 
@@ -31,25 +31,25 @@ class Restart(Solver):
     Args:
         solver: walks downwards; the paper's is Heun's.
 
-    >>> Restart().moves
-    'turns'
+    >>> Restart().direction
+    'any'
     """
 
     solver: Solver = KarrasHeun()  # noqa: RUF009 (frozen)
-    moves: ClassVar[Literal["turns"]] = "turns"
+    direction = "any"
 
     def __post_init__(self) -> None:
-        if not isinstance(self.solver, Solver) or self.solver.moves not in ("down", "up"):
+        if not isinstance(self.solver, Solver) or self.solver.direction not in ("down", "both"):
             raise TypeError(
-                f"solver must walk from noise to data, such as KarrasHeun(), got {self.solver}"
+                f"solver must move from noise to data, such as KarrasHeun(), got {self.solver}"
             )
 
     @property
-    def weak_order(self) -> int | None:  # type: ignore[override]
+    def weak_order(self) -> int | None:
         return self.solver.weak_order
 
     @property
-    def nfe(self) -> int | None:  # type: ignore[override]
+    def nfe(self) -> int | None:
         return self.solver.nfe
 
     def step(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
@@ -14,7 +14,7 @@ from ..models import ScoreModel
 from ..models.prediction import mix
 from ..noise import Noise
 from ..processes import Level
-from ..sampling import Solver
+from ..sampling import Direction, Solver
 from .exponential import check_order, combine, moment_weights
 from .sde_dpm import kernel, lifted
 
@@ -94,8 +94,8 @@ class SASolver(Solver):
             check_order("corrector", self.corrector, 4)
 
     @property
-    def moves(self) -> Literal["down", "up"]:  # type: ignore[override]
-        return "up" if self.tau == 0 else "down"
+    def direction(self) -> Direction:
+        return "both" if self.tau == 0 else "down"
 
     @property
     def _start(self) -> int:
@@ -105,11 +105,11 @@ class SASolver(Solver):
         return min(self.predictor + 1, self.corrector + 1, 3)
 
     @property
-    def order(self) -> int | None:  # type: ignore[override]
+    def order(self) -> int | None:
         return self._start if self.tau == 0 else None
 
     @property
-    def weak_order(self) -> int:  # type: ignore[override]
+    def weak_order(self) -> int:
         return self._start if self.tau == 0 else min(self._start, 2)
 
     def step(

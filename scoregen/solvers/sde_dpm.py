@@ -88,7 +88,7 @@ class SDEDPMSolverPP(EtaSolver):
         check_number("eta", self.eta, 0.0)
 
     @property
-    def weak_order(self) -> int:  # type: ignore[override]
+    def weak_order(self) -> int:
         return min(self.points, 2)
 
     def step(
@@ -191,11 +191,11 @@ class AncestralODE(EtaSolver):
         check_number("eta", self.eta, 0.0, 1.0)
 
     @property
-    def weak_order(self) -> int | None:  # type: ignore[override]
+    def weak_order(self) -> int | None:
         return self.solver.order
 
     @property
-    def nfe(self) -> int | None:  # type: ignore[override]
+    def nfe(self) -> int | None:
         return self.solver.nfe
 
     def step(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any
 
 from torch import Tensor
 
@@ -37,18 +37,18 @@ class DPMSolverSingle(Solver):
 
     order: int = 3
     form: Form = "eps"
-    moves: ClassVar[Literal["down", "up", "stay", "turns"]] = "up"
+    direction = "both"
 
     def __post_init__(self) -> None:
         check_order("order", self.order, 3)
         check_choice("form", self.form, ("x0", "eps"))
 
     @property
-    def weak_order(self) -> int:  # type: ignore[override]
+    def weak_order(self) -> int:
         return self.order
 
     @property
-    def nfe(self) -> int:  # type: ignore[override]
+    def nfe(self) -> int:
         return self.order
 
     def step(

@@ -45,7 +45,7 @@ class UniPC(Multistep):
         check_choice("variant", self.variant, ("exact", "bh1", "bh2"))
 
     @property
-    def order(self) -> int:  # type: ignore[override]
+    def order(self) -> int:
         return self.p + 1
 
     @property

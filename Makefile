@@ -16,7 +16,7 @@ DOCS := $(VENV)/.installed-docs
 PEERS := $(VENV)/.installed-peers
 
 .PHONY: help setup demo test test-slow test-peers lint types docs docs-run samplers examples figures \
-	bench mutants train clean
+	bench mutants mutants-random fuzz wheel train clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | column -t -s '|' 2>/dev/null \
@@ -94,6 +94,17 @@ bench: $(PEERS)  ## overhead and accuracy beside other libraries
 
 mutants: $(BASE)  ## break the code on purpose and see that the suite notices
 	$(BIN)/python benchmarks/mutants.py
+
+SEED ?= 1
+COUNT ?= 20
+mutants-random: $(BASE)  ## the same with fresh slips: SEED=1 COUNT=20
+	$(BIN)/python benchmarks/mutants.py --random $(SEED) --count $(COUNT)
+
+fuzz: $(BASE)  ## every public callable with bad arguments
+	$(BIN)/python benchmarks/fuzz.py
+
+wheel:  ## build the wheel and try it in an empty environment
+	PYTHON=$(PYTHON) .ci/wheel
 
 train: $(BASE)  ## train the bundled digits network again
 	OMP_NUM_THREADS=$(WORKERS) $(BIN)/python benchmarks/train_digits.py

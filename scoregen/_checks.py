@@ -131,7 +131,8 @@ def check_grid(times: object, t_max: float, t_min: float, direction: str) -> Ten
     """A grid that suits a solver: float64, finite, inside the domain, and in its direction.
 
     Args:
-        direction: "down" (times fall), "both" (rise or fall), "fixed" (fall or repeat), "any" (differ).
+        direction: "down" (times fall), "both" (rise or fall), "fixed" (fall or repeat) or "any"
+            (they differ).
     """
     if not isinstance(times, Tensor):
         raise TypeError(f"a grid must return a torch.Tensor of times, got {type(times)}")

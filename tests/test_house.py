@@ -6,6 +6,7 @@ import ast
 import graphlib
 import importlib
 import inspect
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -224,6 +225,21 @@ def source_violations(source: str, timeless: bool = False) -> list[str]:
     return wrong
 
 
+METAPHORS = re.compile(
+    r"\b(rooms?|storeys?|doors?|microscopes?|walks?|walked|walking|leaps?|asked|told|tells)\b",
+    re.IGNORECASE,
+)
+
+
+def word_violations(source: str) -> list[str]:
+    """Metaphors where the field has a word: package, argument check, evaluated, given, runs."""
+    return [
+        f"{number}: {found[0]!r} where the field has a word"
+        for number, line in enumerate(source.splitlines(), 1)
+        if (found := METAPHORS.search(line))
+    ]
+
+
 def name_violations(source: str) -> list[str]:
     """Public names with get_, num_ or _fn: functions, methods, arguments and fields."""
 
@@ -253,29 +269,23 @@ def name_violations(source: str) -> list[str]:
 
 
 FILES = python_files(PACKAGE)
-IDS = [str(path.relative_to(PACKAGE)) for path in FILES]
-each_file = pytest.mark.parametrize("path", FILES, ids=IDS)
 
 
 def test_files_import_only_from_layers_above() -> None:
     assert order_violations(PACKAGE) == []
 
 
-@each_file
-def test_file_is_short(path: Path) -> None:
-    lines = len(path.read_text().splitlines())
-    assert lines <= LONGEST, f"{path.name} has {lines} lines: two ideas? split it"
-
-
-@each_file
-def test_file_holds_nothing_forbidden(path: Path) -> None:
-    timeless = layer_of(module_parts(path, PACKAGE)) in TIMELESS
-    assert source_violations(path.read_text(), timeless) == []
-
-
-@each_file
-def test_public_names_are_the_fields_own(path: Path) -> None:
-    assert name_violations(path.read_text()) == []
+def test_files_follow_the_rules() -> None:
+    """Length, forbidden statements, names: every file of the package, by file and line."""
+    wrong = []
+    for path in FILES:
+        name, text = path.relative_to(PACKAGE), path.read_text()
+        if (lines := len(text.splitlines())) > LONGEST:
+            wrong.append(f"{name}: {lines} lines: two ideas? split it")
+        timeless = layer_of(module_parts(path, PACKAGE)) in TIMELESS
+        wrong += [f"{name}:{line}" for line in source_violations(text, timeless)]
+        wrong += [f"{name}:{line}" for line in name_violations(text)]
+    assert wrong == []
 
 
 def public_modules() -> list[str]:
@@ -289,20 +299,21 @@ def public_modules() -> list[str]:
     return found
 
 
-@pytest.mark.parametrize("module", public_modules())
-def test_public_names_exist_and_show_an_example(module: str) -> None:
-    loaded = importlib.import_module(module)
-    public = getattr(loaded, "__all__", [])
-    assert len(public) == len(set(public)), "a name stands twice in __all__"
-    assert [name for name in public if not hasattr(loaded, name)] == []
-    without = []
-    for name in public:
-        thing = inspect.unwrap(getattr(loaded, name))
-        ours = getattr(thing, "__module__", "").startswith("scoregen")
-        shown = inspect.isclass(thing) or inspect.isroutine(thing)
-        if ours and shown and ">>>" not in (thing.__doc__ or ""):
-            without.append(name)
-    assert without == [], f"{module}: no example (>>>) in the docstring of {', '.join(without)}"
+def test_public_names_exist_and_show_an_example() -> None:
+    wrong = []
+    for module in public_modules():
+        loaded = importlib.import_module(module)
+        public = getattr(loaded, "__all__", [])
+        if len(public) != len(set(public)):
+            wrong.append(f"{module}: a name stands twice in __all__")
+        wrong += [f"{module}.{name} does not exist" for name in public if not hasattr(loaded, name)]
+        for name in public:
+            thing = inspect.unwrap(getattr(loaded, name))
+            ours = getattr(thing, "__module__", "").startswith("scoregen")
+            shown = inspect.isclass(thing) or inspect.isroutine(thing)
+            if ours and shown and ">>>" not in (thing.__doc__ or ""):
+                wrong.append(f"{module}.{name}: no example (>>>) in the docstring")
+    assert wrong == []
 
 
 def test_the_top_level_stays_small() -> None:

@@ -1,0 +1,255 @@
+"""Call every public function and class with bad arguments, and see what comes back.
+
+    make fuzz           (or: python benchmarks/fuzz.py [-k NAME] [--every N] [--show])
+
+Each callable is first called with good arguments, taken from a table by the parameter's name. Then
+one argument at a time is replaced: by NaN, infinities, zero, negative and huge numbers, strings,
+None, tensors with NaN, of the wrong shape, of whole or complex numbers, empty ones. Objects are
+used after they are built: solvers sample, grids give times, metrics measure. An outcome is one of
+
+    refused   an error that scoregen raises on purpose (ValueError, TypeError, ...)
+    finite    an answer without NaN or infinity
+    silent    NaN or infinity in the answer to a call with NaN or infinity in it, or to a finite one
+    obscure   an error from somewhere inside
+    hang      more than 8 seconds
+
+Exits with 1 when there is a silent answer, a hang, or more than 2 % of obscure errors.
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import inspect
+import linecache
+import math
+import signal
+import sys
+import traceback
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import fields, is_dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+import scoregen as sg
+
+PACKAGE = str(Path(sg.__file__).parent)
+PACKAGES = (
+    "processes", "noise", "grids", "models", "densities", "networks", "sampling", "solvers",
+    "guidance", "energies", "inverse", "mcmc", "likelihood", "analysis", "objectives", "metrics",
+)  # fmt: skip
+SECONDS = 8
+OWN_ERRORS = (
+    ValueError, TypeError, sg.DivergenceError, sg.CheckpointError, NotImplementedError, OSError,
+)  # fmt: skip
+
+
+def generator() -> torch.Generator:
+    return torch.Generator().manual_seed(0)
+
+
+def normal(*shape: int) -> Tensor:
+    return torch.randn(shape, generator=generator())
+
+
+VP = sg.VPSDE()
+EXACT = sg.Gaussian(VP, torch.zeros(2), 0.25)
+WELL = sg.Potential(lambda x: x.square().sum(1) / 2)
+
+# What a good argument is, by the name of the parameter; callables, so that each call has its own.
+GOOD: dict[str, Callable[[], Any]] = {
+    "model": lambda: EXACT, "sde": lambda: VP, "x": lambda: normal(4, 2),
+    "x0": lambda: normal(4, 2), "y": lambda: normal(4, 2), "eps": lambda: normal(4, 2),
+    "t": lambda: 0.5, "s": lambda: 0.2, "samples": lambda: normal(50, 2),
+    "reference": lambda: normal(60, 2), "shape": lambda: (4, 2), "steps": lambda: 5,
+    "sampler": lambda: sg.Sampler(sg.DDIM(), sg.UniformTime(4)), "solver": lambda: sg.DDIM(),
+    "grid": lambda: sg.UniformTime(4), "times": lambda: (0.9, 0.5, 0.0),
+    "noise": lambda: sg.noise.SampleNoise(0), "seed": lambda: 0, "generator": generator,
+    "like": lambda: normal(4, 2), "mean": lambda: torch.zeros(2), "variance": lambda: 0.25,
+    "variances": lambda: (0.1, 1.0), "covariance": lambda: torch.eye(2),
+    "betas": lambda: (0.1, 0.2), "sigmas": lambda: (0.1, 1.0),
+    "weights": lambda: torch.tensor([0.5, 0.5]),
+    "means": lambda: torch.tensor([[0.0, 0.0], [1.0, 1.0]]), "points": lambda: normal(20, 2),
+    "covariances": lambda: torch.tensor([0.1, 0.2]), "m1": lambda: torch.zeros(2),
+    "energy": lambda: WELL, "m2": lambda: torch.ones(2), "c1": lambda: torch.eye(2),
+    "c2": lambda: torch.eye(2), "step_size": lambda: 0.05, "n": lambda: 5,
+    "kernel": lambda: sg.MALA(0.05), "chains": lambda: normal(4, 50), "event": lambda: (2,),
+    "data": lambda: normal(20, 2), "net": lambda: sg.MLP(event=(2,), hidden=8),
+    "parameterization": lambda: sg.V(), "clock": lambda: sg.HalfLogSNR(), "repeats": lambda: 2,
+    "levels": lambda: 4, "scale": lambda: 1.0, "order": lambda: 2,
+    "tableau": lambda: sg.solvers.HEUN, "low": lambda: 0.25, "high": lambda: 0.75,
+    "a": lambda: 0.5, "b": lambda: 1.5, "h": lambda: 0.1,
+}  # fmt: skip
+
+NONFINITE = {
+    "nan": math.nan, "inf": math.inf, "-inf": -math.inf,
+    "nan tensor": torch.full((4, 2), math.nan), "one inf": torch.tensor([[0.0, math.inf]] * 4),
+}  # fmt: skip
+WRONG = {
+    "0": 0, "-1": -1, "-0.5": -0.5, "1e300": 1e300, "none": None, "text": "text", "true": True,
+    "empty tuple": (), "integers": torch.ones(4, 2, dtype=torch.long),
+    "complex": torch.ones(4, 2) * 1j, "other shape": torch.ones(3, 5),
+    "no rows": torch.ones(0, 2), "scalar": torch.tensor(1.0),
+}  # fmt: skip
+
+
+class Outcome(NamedTuple):
+    call: str
+    argument: str
+    value: str
+    kind: str
+    detail: str
+
+
+def public() -> Iterator[tuple[str, Any]]:
+    for package in PACKAGES:
+        module = import_module(f"scoregen.{package}")
+        for name in module.__all__:
+            thing = getattr(module, name)
+            ours = getattr(thing, "__module__", "").startswith("scoregen")
+            if ours and callable(thing) and not inspect.isabstract(thing):
+                if inspect.isclass(thing) and issubclass(thing, tuple):
+                    continue  # results, which nobody builds by hand
+                yield f"{package}.{name}", thing
+
+
+def arguments(thing: Any) -> dict[str, Any] | None:
+    """Good arguments for the parameters without a default; None where the table lacks one."""
+    found = {}
+    for parameter in inspect.signature(thing).parameters.values():
+        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+            continue
+        if parameter.default is parameter.empty:
+            if parameter.name not in GOOD:
+                return None
+            found[parameter.name] = GOOD[parameter.name]()
+    return found
+
+
+def use(thing: Any, made: Any) -> Any:
+    """What an object is for, done once; a function's answer is used already."""
+    if not inspect.isclass(thing):
+        return made
+    if isinstance(made, sg.SDE):
+        return [made.level(f * made.t_max) for f in (1.0, 0.5, 0.1)]
+    if isinstance(made, sg.Solver):
+        if made.direction == "fixed":
+            return sg.Sampler(made, sg.Constant(0.5, 3)).sample(EXACT, (3, 2))
+        grid = (
+            sg.Times(0.9, 0.5, 0.7, 0.0)
+            if made.direction == "any"
+            else sg.UniformTime(3, start=0.9)
+        )
+        return sg.Sampler(made, grid).sample(EXACT, (3, 2))
+    if isinstance(made, sg.Sampler):
+        return made.sample(EXACT, (3, 2))
+    if isinstance(made, sg.ScoreModel):
+        return made(normal(3, 2), 0.5).score
+    package = thing.__module__.split(".")[1]
+    if package == "grids":
+        return made(sg.VPSDE())
+    if package == "metrics":
+        return made(normal(50, 2), normal(60, 2))
+    return made
+
+
+def numbers(answer: Any, depth: int = 3) -> Iterator[bool]:
+    """Whether each number inside an answer is finite."""
+    if isinstance(answer, Tensor):
+        if answer.is_floating_point() or answer.is_complex():
+            yield bool(torch.isfinite(answer).all())
+    elif isinstance(answer, float):
+        yield math.isfinite(answer)
+    elif isinstance(answer, tuple | list) and depth:
+        for value in answer:
+            yield from numbers(value, depth - 1)
+    elif is_dataclass(answer) and not isinstance(answer, type) and depth:
+        for field in fields(answer):
+            yield from numbers(getattr(answer, field.name), depth - 1)
+
+
+def _late(*_: object) -> None:
+    raise TimeoutError
+
+
+def attempt(thing: Any, given: dict[str, Any]) -> tuple[str, str]:
+    """(kind, detail) of one call."""
+    signal.signal(signal.SIGALRM, _late)
+    signal.alarm(SECONDS)
+    try:
+        answer = use(thing, thing(**given))
+        signal.alarm(0)
+        return ("finite", "") if all(numbers(answer)) else ("nonfinite", repr(answer)[:80])
+    except TimeoutError:
+        return "hang", f"more than {SECONDS} s"
+    except Exception as error:
+        signal.alarm(0)
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        meant = last.filename.startswith(PACKAGE) and "raise" in linecache.getline(
+            last.filename, last.lineno or 0
+        )
+        kind = "refused" if meant and isinstance(error, OWN_ERRORS) else "obscure"
+        return kind, f"{type(error).__name__}: {error}"[:120]
+    finally:
+        signal.alarm(0)
+
+
+def fuzz(pattern: str = "", every: int = 1) -> tuple[list[Outcome], list[str]]:
+    """All outcomes, and the callables that could not be called well to begin with."""
+    outcomes, skipped = [], []
+    count = 0
+    for name, thing in public():
+        if pattern not in name:
+            continue
+        try:
+            good = arguments(thing)
+        except ValueError:
+            good = None
+        if good is None or attempt(thing, good)[0] not in ("finite", "nonfinite"):
+            skipped.append(name)
+            continue
+        plain = attempt(thing, good)[0]
+        for parameter in inspect.signature(thing).parameters.values():
+            if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+                continue
+            for label, bad in [*NONFINITE.items(), *WRONG.items()]:
+                count += 1
+                if count % every:
+                    continue
+                given = arguments(thing) or {}
+                given[parameter.name] = bad
+                kind, detail = attempt(thing, given)
+                if kind == "nonfinite":
+                    # an answer that is infinite for good arguments too (lam at an end) is meant
+                    kind = "finite" if plain == "nonfinite" and label not in NONFINITE else "silent"
+                outcomes.append(Outcome(name, parameter.name, label, kind, detail))
+    return outcomes, skipped
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("-k", default="", metavar="NAME", help="only names that hold this")
+    parser.add_argument("--every", type=int, default=1, metavar="N", help="every Nth call only")
+    parser.add_argument("--show", action="store_true", help="print every outcome that counts")
+    options = parser.parse_args()
+    warnings.simplefilter("ignore")
+    outcomes, skipped = fuzz(options.k, options.every)
+    tally = collections.Counter(outcome.kind for outcome in outcomes)
+    for outcome in outcomes:
+        if outcome.kind in ("silent", "hang") or (options.show and outcome.kind == "obscure"):
+            call = f"{outcome.call}({outcome.argument}={outcome.value})"
+            print(f"{outcome.kind:8s} {call}: {outcome.detail}")
+    print(f"{len(outcomes)} calls: " + ", ".join(f"{tally[k]} {k}" for k in sorted(tally)))
+    print(f"{len(skipped)} callables without a good call: {', '.join(skipped)}")
+    obscure = tally["obscure"] / max(1, len(outcomes))
+    print(f"obscure errors: {obscure:.1%}")
+    return int(tally["silent"] > 0 or tally["hang"] > 0 or obscure > 0.02)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -22,6 +22,7 @@ LAYERS = (
     "_checks",
     "_families",
     "_files",
+    "_identity",
     "processes/",
     "noise/",
     "grids/",

@@ -24,6 +24,7 @@ LAYERS = (
     "_families",
     "_files",
     "_rows",
+    "_identity",
     "processes/",
     "noise/",
     "grids/",

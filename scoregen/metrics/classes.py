@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from .digits_features import check_digits, digits_classifier, digits_features
-from .estimate import Direction, Estimate, checked_pair, flat
+from .estimate import Direction, Estimate, Measured, TwoSample, checked_pair, flat
+from .features import apply
 
 __all__ = ["ClassAccuracy", "Diversity"]
 
@@ -31,8 +32,8 @@ def _check_labels(labels: int | tuple[int, ...]) -> None:
 
 
 @dataclass(frozen=True)
-class ClassAccuracy:
-    """Share of class-conditional samples that a classifier assigns to the class asked for.
+class ClassAccuracy(TwoSample):
+    """Share of class-conditional samples that a classifier assigns to the wanted class.
 
     ``p = #{i : argmax classifier(x_i) = label_i} / n``
 
@@ -40,7 +41,7 @@ class ClassAccuracy:
     1. The reference is only checked for its shape.
 
     Args:
-        labels: The class asked for, one for all samples or one per sample.
+        labels: The wanted class, one for all samples or one per sample.
         classifier: Maps (n, *event) to logits (n, classes); None takes the bundled classifier of
             8x8 digits.
 
@@ -65,29 +66,33 @@ class ClassAccuracy:
     def __post_init__(self) -> None:
         _check_labels(self.labels)
 
-    @torch.no_grad()
-    def __call__(self, samples: Tensor, reference: Tensor) -> Estimate:
+    def against(self, reference: Tensor) -> Callable[[Tensor], Measured]:
         """Accuracy on samples (n, *event)."""
-        checked_pair(samples, reference)
-        n = len(samples)
-        wanted = _labels(self.labels, n, samples.device)
-        if self.classifier is None:
-            net = digits_classifier(samples.device)
-            logits = net(check_digits(samples).to(torch.float32))
-        else:
-            logits = self.classifier(samples)
-        if logits.ndim != 2 or len(logits) != n or int(wanted.max()) >= logits.shape[1]:
-            raise ValueError(
-                f"the classifier must answer ({n}, classes) with more than {int(wanted.max())} "
-                f"classes, got {tuple(logits.shape)}"
-            )
-        right = int((logits.argmax(1) == wanted).sum())
-        smoothed = (right + 1) / (n + 2)
-        return Estimate(right / n, math.sqrt(smoothed * (1 - smoothed) / n))
+
+        def measure(samples: Tensor) -> Measured:
+            checked_pair(samples, reference)
+            n = len(samples)
+            wanted = _labels(self.labels, n, samples.device)
+            if self.classifier is None:
+                net = digits_classifier(samples.device)
+                logits = apply(net, check_digits(samples).to(torch.float32), "the classifier")
+            else:
+                logits = apply(self.classifier, samples, "the classifier")
+            if logits.ndim != 2 or int(wanted.max()) >= logits.shape[1]:
+                raise ValueError(
+                    f"the classifier must give ({n}, classes) with more than {int(wanted.max())} "
+                    f"classes, got {tuple(logits.shape)}"
+                )
+            right = logits.argmax(1) == wanted
+            smoothed = (int(right.sum()) + 1) / (n + 2)
+            stderr = math.sqrt(smoothed * (1 - smoothed) / n)
+            return Measured(Estimate(int(right.sum()) / n, stderr), right.to(torch.float64))
+
+        return measure
 
 
 @dataclass(frozen=True)
-class Diversity:
+class Diversity(TwoSample):
     """Mean distance between the features of two samples of one class, averaged over classes.
 
     ``D = mean over classes of mean_{i != j in the class} |f(x_i) - f(x_j)|``
@@ -120,27 +125,32 @@ class Diversity:
     def __post_init__(self) -> None:
         _check_labels(self.labels)
 
-    @torch.no_grad()
-    def __call__(self, samples: Tensor, reference: Tensor) -> Estimate:
+    def against(self, reference: Tensor) -> Callable[[Tensor], Measured]:
         """Diversity of samples (n, *event)."""
-        checked_pair(samples, reference)
-        labels = _labels(self.labels, len(samples), samples.device)
-        out = (digits_features if self.features is None else self.features)(samples)
-        if out.ndim < 1 or len(out) != len(samples):
-            raise ValueError(
-                f"features must map ({len(samples)}, *event) to ({len(samples)}, ...), got "
-                f"{tuple(out.shape)}"
-            )
-        rows = flat(out)
-        values, variances = [], []
-        for k in labels.unique().tolist():
+
+        def measure(samples: Tensor) -> Measured:
+            checked_pair(samples, reference)
+            labels = _labels(self.labels, len(samples), samples.device)
+            return self._measured(samples, labels)
+
+        return measure
+
+    def _measured(self, samples: Tensor, labels: Tensor) -> Measured:
+        rows = flat(apply(digits_features if self.features is None else self.features, samples))
+        values, variances, influence = [], [], rows.new_zeros(len(rows))
+        classes = labels.unique().tolist()
+        for k in classes:
             own = rows[labels == k]
             n = len(own)
             if n < 3:
                 raise ValueError(f"class {k} must have at least three samples, got {n}")
             sums = torch.cat([torch.cdist(part, own).sum(1) for part in own.split(1024)])
             value = float(sums.sum()) / (n * (n - 1))
-            without = (value * n * (n - 1) - 2 * sums) / max(1, (n - 1) * (n - 2))
+            without = (value * n * (n - 1) - 2 * sums) / ((n - 1) * (n - 2))
             values.append(value)
             variances.append((n - 1) / n * float(((without - without.mean()) ** 2).sum()))
-        return Estimate(sum(values) / len(values), math.sqrt(sum(variances)) / len(values))
+            # the mean over all samples of these moves as the mean over classes does
+            share = len(rows) / (n * len(classes))
+            influence[labels == k] = share * 2 * (sums / (n - 1) - value)
+        estimate = Estimate(sum(values) / len(values), math.sqrt(sum(variances)) / len(values))
+        return Measured(estimate, influence)

@@ -1,12 +1,13 @@
-"""What a metric is, what it answers, and the door every metric shares."""
+"""What a metric is, what it gives, and the checks that every metric shares."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Literal, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
 
-__all__ = ["Direction", "Estimate", "Metric", "title"]
+__all__ = ["Direction", "Estimate", "Measured", "Metric", "TwoSample", "title"]
 
 Direction: TypeAlias = Literal["lower", "higher"]
 
@@ -29,9 +30,47 @@ class Estimate(NamedTuple):
     stderr: float
 
 
-Metric: TypeAlias = Callable[[Tensor, Tensor], Estimate]
-"""(samples (n, *event), reference (m, *event)) -> Estimate. A metric may also carry ``name``,
-``direction`` ("lower" or "higher" is better) and ``biased`` (its value moves with n)."""
+Metric: TypeAlias = Callable[[Tensor, Tensor], Estimate | float]
+"""(samples (n, *event), reference (m, *event)) -> Estimate, or a number whose standard error is not
+known. A metric may also carry ``name``, ``direction`` ("lower" or "higher" is better; lower where
+it says nothing) and ``biased`` (its value moves with n)."""
+
+
+class Measured(NamedTuple):
+    """An estimate, and what each sample contributed to it.
+
+    Args:
+        estimate: value and standard error.
+        influence: (n,), the first-order effect of each sample: the value moves with the samples as
+            ``mean(influence)`` does, so two measurements on common noise differ with the standard
+            error ``sd(influence_a - influence_b) / sqrt(n)``, in which a shared reference drops
+            out. None where there is no such expansion.
+
+    >>> Measured(Estimate(0.5, 0.1), None).estimate.value
+    0.5
+    """
+
+    estimate: Estimate
+    influence: Tensor | None
+
+
+class TwoSample(ABC):
+    """A metric that prepares its reference once and measures many sets of samples against it.
+
+    >>> from scoregen.metrics import MMD
+    >>> measure = MMD(lengthscale=1.0).against(torch.zeros(3, 1) + torch.tensor([[0.0], [1], [2]]))
+    >>> len(measure(torch.ones(4, 1)).influence)
+    4
+    """
+
+    @abstractmethod
+    def against(self, reference: Tensor) -> Callable[[Tensor], Measured]:
+        """The measurement against one reference (m, *event), as a function of the samples."""
+
+    def __call__(self, samples: Tensor, reference: Tensor) -> Estimate:
+        """The metric of samples (n, *event) and reference (m, *event)."""
+        checked_pair(samples, reference)
+        return self.against(reference)(samples).estimate
 
 
 def title(metric: Metric, n: int) -> str:

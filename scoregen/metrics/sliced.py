@@ -1,6 +1,7 @@
 """Sliced Wasserstein distance: optimal transport along many lines, where it is sorting."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -8,9 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .estimate import Direction, Estimate, checked_pair, flat
+from .estimate import Direction, Estimate, Measured, TwoSample, checked_batch, checked_pair, flat
 
 __all__ = ["SlicedWasserstein"]
+
+_LINES = 32  # lines at a time
 
 
 def _path(n: int, m: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
@@ -25,7 +28,7 @@ def _path(n: int, m: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]
 
 
 @dataclass(frozen=True)
-class SlicedWasserstein:
+class SlicedWasserstein(TwoSample):
     """Sliced Wasserstein distance: the transport cost along random lines, averaged.
 
     ``SW_p = (mean over directions u of W_p(u.x, u.y)^p)^(1/p)``, and on a line
@@ -82,39 +85,49 @@ class SlicedWasserstein:
         lines = torch.from_numpy(rng.standard_normal((self.projections, d)))
         return lines / lines.norm(dim=1, keepdim=True)
 
-    def __call__(self, samples: Tensor, reference: Tensor) -> Estimate:
-        """Distance of samples (n, *event) from reference (m, *event)."""
-        checked_pair(samples, reference)
-        x, y = flat(samples), flat(reference)
-        n, m = len(x), len(y)
-        lines = self._directions(x.shape[1]).to(x.device)
-        i, j, mass = _path(n, m, x.device)
-        cost, f, g = x.new_zeros(()), x.new_zeros(n), x.new_zeros(m)
-        for part in lines.split(max(1, 4_000_000 // (n + m))):
-            xs, order_x = (part @ x.T).sort(dim=1)
-            ys, order_y = (part @ y.T).sort(dim=1)
-            xs, ys = xs[:, i], ys[:, j]
-            along = (xs - ys).abs() ** self.order
-            cost += (along @ mass).sum()
-            # From one cell of the plan to the next the potential of x changes as the cost does
-            # with y held; where both move, the mean over the two ways round.
-            held_y = (xs[:, 1:] - ys[:, :-1]).abs() ** self.order - along[:, :-1]
-            held_next = along[:, 1:] - (xs[:, :-1] - ys[:, 1:]).abs() ** self.order
-            potential = torch.nn.functional.pad(((held_y + held_next) / 2).cumsum(1), (1, 0))
-            at_x, at_y = (
-                torch.empty_like(order_x, dtype=x.dtype),
-                torch.empty_like(order_y, dtype=x.dtype),
-            )
-            at_x[:, i] = potential
-            at_y[:, j] = along - potential
+    def against(self, reference: Tensor) -> Callable[[Tensor], Measured]:
+        """The distance from one reference (m, *event), which is projected and sorted once."""
+        y = flat(checked_batch(reference, "reference"))
+        lines = self._directions(y.shape[1]).to(y.device)
+        sorted_y = [(part @ y.T).sort(dim=1) for part in lines.split(_LINES)]
+
+        def measure(samples: Tensor) -> Measured:
+            checked_pair(samples, reference)
+            x = flat(samples)
+            n, m, count = len(x), len(y), len(lines)
+            i, j, mass = _path(n, m, x.device)
+            cost, f, g = x.new_zeros(()), x.new_zeros(n), x.new_zeros(m)
+            for part, (ys, order_y) in zip(lines.split(_LINES), sorted_y, strict=True):
+                xs, order_x = (part @ x.T).sort(dim=1)
+                self._along(xs[:, i], ys[:, j], mass, cost, (f, order_x, i), (g, order_y, j))
+            power = float(cost) / count
+            slope = power ** (1 / self.order - 1) / self.order if power > 0 else 0.0
+            at_x, at_y = slope * f / count, slope * g / count
+            stderr = math.sqrt(float(at_x.var()) / n + float(at_y.var()) / m)
+            return Measured(Estimate(power ** (1 / self.order), stderr), at_x)
+
+        return measure
+
+    def _along(
+        self,
+        xs: Tensor,
+        ys: Tensor,
+        mass: Tensor,
+        cost: Tensor,
+        at_x: tuple[Tensor, Tensor, Tensor],
+        at_y: tuple[Tensor, Tensor, Tensor],
+    ) -> None:
+        """Adds what some lines cost, and the potential of every point along them."""
+        along = (xs - ys).abs() ** self.order
+        cost += (along @ mass).sum()
+        # From one cell of the plan to the next the potential of x changes as the cost does
+        # with y held; where both move, the mean over the two ways round.
+        held_y = (xs[:, 1:] - ys[:, :-1]).abs() ** self.order - along[:, :-1]
+        held_next = along[:, 1:] - (xs[:, :-1] - ys[:, 1:]).abs() ** self.order
+        potential = torch.nn.functional.pad(((held_y + held_next) / 2).cumsum(1), (1, 0))
+        for (total, order, place), value in ((at_x, potential), (at_y, along - potential)):
+            at_point = torch.empty_like(order, dtype=xs.dtype)
+            at_point[:, place] = value
             # Constants are free; centring keeps the mean over lines from drowning in them.
-            at_x -= at_x.mean(1, keepdim=True)
-            at_y -= at_y.mean(1, keepdim=True)
-            f.index_add_(0, order_x.flatten(), at_x.flatten())
-            g.index_add_(0, order_y.flatten(), at_y.flatten())
-        count = len(lines)
-        power = float(cost) / count
-        stderr = math.sqrt(float((f / count).var()) / n + float((g / count).var()) / m)
-        value = power ** (1 / self.order)
-        slope = power ** (1 / self.order - 1) / self.order if power > 0 else 0.0
-        return Estimate(value, stderr * slope)
+            at_point -= at_point.mean(1, keepdim=True)
+            total.index_add_(0, order.flatten(), at_point.flatten())

@@ -11,7 +11,6 @@ import json
 import os
 import shutil
 import tempfile
-from dataclasses import is_dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
@@ -22,7 +21,8 @@ import torch
 from torch import Tensor, nn
 
 from .._checks import check_choice, check_count
-from .._files import CheckpointError, check_finite, digest, probe, write
+from .._files import CheckpointError, check_finite, probe, write
+from .._identity import identity
 from .._version import __version__
 from ..models import ScoreNetwork
 from .card import describe, rebuild
@@ -37,27 +37,20 @@ DIGITS = Path(str(files("scoregen.data").joinpath("digits_v")))
 
 
 def fingerprint(model: nn.Module) -> str:
-    """Twelve hexadecimal digits that change with any weight or setting of a model.
+    """Twelve hexadecimal digits that change with whatever changes what a model predicts.
 
     Args:
-        model: any module; classes, plain attributes, configuration objects and tensors count.
+        model: any module; weights, buffers, settings, bound conditions, code and closures count.
+
+    Raises:
+        IdentityError: where something that decides the prediction cannot be read.
 
     >>> from scoregen import VPSDE, Gaussian
     >>> a, b = (Gaussian(VPSDE(), torch.zeros(2), v) for v in (1.0, 2.0))
     >>> len(fingerprint(a)), fingerprint(a) == fingerprint(b)
     (12, False)
     """
-    lines = []
-    for name, module in model.named_modules():
-        own = {
-            key: repr(value)
-            for key, value in vars(module).items()
-            if key[0] != "_"
-            and key != "training"
-            and (isinstance(value, bool | int | float | str | tuple) or is_dataclass(value))
-        }
-        lines.append(f"{name} {type(module).__qualname__} {sorted(own.items())}")
-    return digest(model.state_dict().items(), head="\n".join(lines))[:12]
+    return identity(model)[:12]
 
 
 def save(

@@ -1,5 +1,6 @@
-"""The microscope: exact laws of samplers, observed orders, and truth on mixtures."""
+"""Exact laws of samplers, their gain of a network's error, observed orders, truth on mixtures."""
 
+from .amplification import Amplification, amplification
 from .errors import ErrorRow, ErrorTable, analyse, gaussian_error, plot, table
 from .law import OutputLaw, is_affine, output_law
 from .orders import Order, PolynomialModel, ZigZag, last_move_defect, observed_order
@@ -7,6 +8,7 @@ from .probe import NotAffineError, gaussian_model
 from .truth import ModeErrors, exact_flow, mode_errors, strong_error
 
 __all__ = [
+    "Amplification",
     "ErrorRow",
     "ErrorTable",
     "ModeErrors",
@@ -15,6 +17,7 @@ __all__ = [
     "OutputLaw",
     "PolynomialModel",
     "ZigZag",
+    "amplification",
     "analyse",
     "exact_flow",
     "gaussian_error",

@@ -18,11 +18,9 @@ from .._checks import check_choice
 from ..densities import gaussian_kl, gaussian_w2
 from ..processes import SDE, Level
 from ..sampling import Sampler
-from .probe import NotAffineError, gaussian_model, probe
+from .probe import TOLERANCE, NotAffineError, gaussian_model, probe, refuse_bends
 
 __all__ = ["OutputLaw", "is_affine", "output_law"]
-
-_TOLERANCE = 1e-8  # relative residual of the guards: far above rounding, far below any real bend
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,7 +124,7 @@ def is_affine(
         found = probe(sampler, gaussian_model(sde, variances, mean))
     except NotAffineError:
         return False
-    return found.bend <= _TOLERANCE and found.coupling <= _TOLERANCE
+    return found.bend <= TOLERANCE and found.coupling <= TOLERANCE
 
 
 def output_law(
@@ -163,18 +161,7 @@ def output_law(
     """
     check_choice("start", start, ("exact", "prior"))
     model = gaussian_model(sde, variances, mean)
-    found = probe(sampler, model)
-    if not found.bend <= _TOLERANCE:
-        raise NotAffineError(
-            f"the sampler is not affine in its inputs (superposition fails by {found.bend:.1e}): "
-            "clipping, thresholds, adaptive or norm-based steps have no Gaussian output law; "
-            "measure samples instead"
-        )
-    if not found.coupling <= _TOLERANCE:
-        raise NotAffineError(
-            f"a sample's output changes by {found.coupling:.1e} with its batch mates: the law of "
-            "one sample is not defined; measure samples instead"
-        )
+    found = refuse_bends(sampler, model)
     levels = sampler.levels(sde)
     first, last = levels[0], levels[-1]
     if start == "exact":

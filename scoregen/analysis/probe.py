@@ -123,3 +123,23 @@ def probe(sampler: Sampler, model: Gaussian) -> Probe:
     bend = float((pair - offset - scales * moved).abs().max() / size)
     coupling = float((alone - pair[0]).abs().max() / size)
     return Probe(offset, gain, draws, count.rows / 2, bend, coupling)
+
+
+TOLERANCE = 1e-8  # relative residual of the guards: far above rounding, far below any real bend
+
+
+def refuse_bends(sampler: Sampler, model: Gaussian) -> Probe:
+    """The coefficients of a sampler that is affine in its inputs, row by row; refuses others."""
+    found = probe(sampler, model)
+    if not found.bend <= TOLERANCE:
+        raise NotAffineError(
+            f"the sampler is not affine in its inputs (superposition fails by {found.bend:.1e}): "
+            "clipping, thresholds, adaptive or norm-based steps have no Gaussian output law; "
+            "measure samples instead"
+        )
+    if not found.coupling <= TOLERANCE:
+        raise NotAffineError(
+            f"a sample's output changes by {found.coupling:.1e} with its batch mates: the law of "
+            "one sample is not defined; measure samples instead"
+        )
+    return found

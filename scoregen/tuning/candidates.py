@@ -1,0 +1,44 @@
+"""The hand-made samplers that a fit may begin at."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import product
+
+from ..processes import SDE
+from ..sampling import Sampler
+from ..solvers import IPNDM, AngularAB, DPMSolverPP, EulerStart, ExponentialAB, UniPC
+from .interior import Interior, SinhSpacing, VPTimeSpacing
+
+__all__ = ["candidates"]
+
+_SOLVERS = (
+    EulerStart(AngularAB(1)),
+    EulerStart(AngularAB(2)),
+    EulerStart(ExponentialAB(2, "eps")),
+    EulerStart(DPMSolverPP(2)),
+    UniPC(2),
+    IPNDM(3),
+)
+_SPACINGS = (SinhSpacing(0.6, 1.2), SinhSpacing(0.3, 0.7), VPTimeSpacing(2.0), VPTimeSpacing(1.0))
+_HIGHEST = 1e12  # above every process: begin at t_max
+
+
+def candidates(sde: SDE, nfe: int) -> Iterator[Sampler]:
+    """96 samplers of nfe evaluations: 6 solvers, 4 spacings, 2 first and 2 last noise levels.
+
+    They begin at sigma / alpha = 20 or at t_max, and end, before the last move to 0, at 0.05 or
+    0.15.
+
+    Args:
+        sde: the process.
+        nfe: evaluations, at least 2.
+
+    >>> from scoregen import VPSDE
+    >>> len(list(candidates(VPSDE(), 5)))
+    96
+    """
+    low_lam = sde.level(sde.t_max).lam
+    highest = _HIGHEST if low_lam > float("-inf") else 1e3
+    for solver, spacing, high, low in product(_SOLVERS, _SPACINGS, (20.0, highest), (0.05, 0.15)):
+        yield Sampler(solver, Interior(nfe, high, low, spacing))

@@ -59,9 +59,16 @@ SPECIAL: dict[str, Callable[[], list[Any]]] = {
     "SinhLam": lambda: [grids.SinhLam(5), grids.SinhLam(5, centre=1.0, width=2.0)],
     "Constant": lambda: [grids.Constant(0.5, 3)],
     "Staircase": lambda: [grids.Staircase(4, 2), grids.Staircase(4, 2, denoise=True)],
-    "Strided": lambda: [grids.Strided(2, s) for s in ("trailing", "leading", "linspace")],
+    "Strided": lambda: [
+        *(grids.Strided(2, s) for s in ("trailing", "leading", "linspace")),
+        grids.Strided(1, "leading", offset=1, start=1.0),
+    ],
+    "Shifted": lambda: [grids.Shifted(grids.UniformTime(5), 3.0)],
     "Times": lambda: [grids.Times(0.9, 0.5, 0.0)],
-    "Reversed": lambda: [grids.Reversed(grids.UniformTime(5))],
+    "Reversed": lambda: [
+        grids.Reversed(grids.UniformTime(5)),
+        grids.Reversed(grids.UniformTime(5), clean=True),
+    ],
     "BetaQuantiles": lambda: [grids.BetaQuantiles(5)],
     "Interpolated": lambda: [grids.Interpolated((0.9, 0.3, 0.1, 0.0), 6)],
     "PolyExponential": lambda: [grids.PolyExponential(5)],

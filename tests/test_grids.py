@@ -21,12 +21,16 @@ from scoregen import (
     CosineVPSDE,
     DiscreteVESDE,
     DiscreteVPSDE,
+    DPMSolverPP,
+    Gaussian,
     Karras,
     Knots,
     Langevin,
+    ProbabilityFlow,
     RectifiedSDE,
     Reversed,
     Sampler,
+    ScoreNetwork,
     Staircase,
     StaticSDE,
     Strided,
@@ -35,7 +39,10 @@ from scoregen import (
     UniformTime,
 )
 from scoregen._checks import check_grid
-from scoregen.grids import Quadratic
+from scoregen.grids import Quadratic, Shifted
+from scoregen.models import clocks, parameterization
+from scoregen.noise import SampleNoise
+from scoregen.solvers import RK4
 
 SPACED = [UniformTime, Quadratic, UniformLam, Karras]
 each_spaced = pytest.mark.parametrize("rule", SPACED, ids=lambda r: r.__name__)
@@ -168,6 +175,97 @@ def test_strided_knots_never_repeat(length: int, part: float, spacing) -> None:
         assert float(times[0]) == 1.0
 
 
+@pytest.mark.parametrize("steps", [5, 20, 50])
+def test_leading_with_an_offset_is_every_stride_behind_a_later_knot(steps: int) -> None:
+    times = Strided(steps, "leading", offset=1)(DiscreteVPSDE.linear(1000)).tolist()
+    stride = 1000 // steps
+    assert times == [*((k * stride + 2) / 1000 for k in reversed(range(steps))), 0.0]
+
+
+def test_strided_from_a_later_start_is_the_grid_of_the_shorter_chain() -> None:
+    long, short = DiscreteVPSDE.linear(100), DiscreteVPSDE.linear(60)
+    for spacing in ("trailing", "leading", "linspace"):
+        part = Strided(7, spacing, start=0.6)(long) * 100
+        torch.testing.assert_close(part, Strided(7, spacing)(short) * 60, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("shift", [0.5, 1.0, 3.0, 17.0])
+def test_shifted_times_multiply_the_noise_to_signal_ratio(shift: float) -> None:
+    sde = RectifiedSDE()
+    plain, moved = (grid(sde)[1:-1] for grid in (UniformTime(9), Shifted(UniformTime(9), shift)))
+    want = shift * plain / (1 - plain)
+    torch.testing.assert_close(moved / (1 - moved), want, rtol=1e-13, atol=0)
+    whole = Shifted(UniformTime(9), shift)(sde).tolist()
+    assert (whole[0], whole[-1], len(whole)) == (1.0, 0.0, 10)
+    assert Shifted(UniformTime(9), 1.0)(sde).tolist() == UniformTime(9)(sde).tolist()
+    assert float(Shifted(Karras(5), shift)(EDMSDE())[0]) == 80.0
+
+
+def test_shifted_has_the_count_of_its_grid() -> None:
+    sampler = Sampler(DDIM(), Shifted(UniformTime(9), 3.0))
+    assert sampler.grid.steps == 9
+    assert sampler.with_steps(4) == Sampler(DDIM(), Shifted(UniformTime(4), 3.0))
+    assert len(sampler.with_steps(4).grid(RectifiedSDE())) == 5
+    fixed = Shifted(Times(1.0, 0.5, 0.0), 3.0)
+    assert fixed(RectifiedSDE()).tolist() == [1.0, 0.75, 0.0]
+    with pytest.raises(ValueError, match="no count of steps"):
+        Sampler(DDIM(), fixed).with_steps(3)
+
+
+class Eps(torch.nn.Module):
+    """The noise in N(0, variance I) on a chain, for a network that reads the chain's index."""
+
+    def __init__(self, sde: DiscreteVPSDE, variance: torch.Tensor) -> None:
+        super().__init__()
+        self.sde, self.variance = sde, variance
+
+    def forward(self, x: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+        level = self.sde.level(self.sde.knots[int(index[0])])
+        total = level.alpha**2 * self.variance + level.sigma**2
+        return level.sigma * x / total
+
+
+@pytest.mark.parametrize("solver", [DDIM(), DPMSolverPP(), ProbabilityFlow()], ids=name)
+def test_inversion_of_clean_data_makes_the_first_move(solver) -> None:
+    sde = DiscreteVPSDE.linear(1000)
+    variance = tensor(0.01, 0.05, 0.5)
+    x0 = variance.sqrt() * torch.randn(
+        4000, 3, dtype=F64, generator=torch.Generator().manual_seed(0)
+    )
+    # no network has an answer at t = 0: the clock of this one refuses it
+    model = ScoreNetwork(Eps(sde, variance), sde, parameterization.Eps(), clocks.Index())
+    noise = SampleNoise(0)
+    up = Sampler(solver, Reversed(Strided(50), clean=True))
+    first = next(step.x for step in up.iterate(model, x0, noise=noise) if step.index == 1)
+    t1 = sde.level(0.02)
+    hand = t1.alpha * x0 + t1.sigma**2 * x0 / (t1.alpha**2 * variance + t1.sigma**2)
+    torch.testing.assert_close(first, hand, rtol=1e-12, atol=1e-12)
+    if isinstance(solver, ProbabilityFlow):
+        return  # its order on a chain is another matter
+    up_from_t1 = Sampler(solver, Reversed(Strided(50)))
+    encoded = up.run(model, x0, noise=noise)
+    skipped = up_from_t1.run(model, x0, noise=noise)
+    down = Sampler(solver, Strided(50))
+    error = [
+        ((down.run(model, y, noise=noise) - x0).square().mean(0) / variance).sqrt()
+        for y in (encoded, skipped)
+    ]
+    assert float(error[0][1]) < 0.7 * float(error[1][1])
+    if isinstance(solver, DPMSolverPP):
+        assert float(error[0][1]) < 0.05
+
+
+def test_inversion_on_straight_paths_starts_at_the_data_itself() -> None:
+    sde = RectifiedSDE()
+    exact = Gaussian(sde, tensor(0.3, -0.2), 0.5)
+    x0 = tensor(0.1, 0.2)[None]
+    out = Sampler(ProbabilityFlow(RK4), Reversed(UniformTime(200), clean=True)).run(
+        exact, x0, noise=SampleNoise(0)
+    )
+    mean = tensor(0.3, -0.2)  # quantile to quantile: N(mean, 1/2) to N(0, 1)
+    torch.testing.assert_close(out[0], (x0[0] - mean) / math.sqrt(0.5), rtol=1e-7, atol=1e-7)
+
+
 def test_staircase_visits_every_level_the_same_number_of_times() -> None:
     sde = EDMSDE(t_min=1.0, t_max=8.0)
     times = Staircase(4, 3)(sde)
@@ -256,6 +354,16 @@ REFUSED = [
     (lambda: Knots()(VPSDE()), TypeError, "knots"),
     (lambda: Strided(5)(VPSDE()), TypeError, "knots"),
     (lambda: Strided(11)(DiscreteVPSDE.linear(10)), ValueError, "at most the number of knots, 10"),
+    (lambda: Strided(5, "trailing", offset=1), ValueError, "leading"),
+    (lambda: Strided(5, "leading", offset=-1), ValueError, "offset"),
+    (lambda: Strided(10, "leading", offset=1)(DiscreteVPSDE.linear(10)), ValueError, "last one"),
+    (lambda: Strided(2, start=0.55)(DiscreteVPSDE.linear(10)), ValueError, "knot of the chain"),
+    (lambda: Strided(2, start=1.1)(DiscreteVPSDE.linear(10)), ValueError, "knot of the chain"),
+    (lambda: Strided(2, start=0.0), ValueError, "start"),
+    (lambda: Strided(4, start=0.3)(DiscreteVPSDE.linear(10)), ValueError, "at most the number"),
+    (lambda: Shifted(UniformTime(5), 0.0), ValueError, "shift"),
+    (lambda: Shifted(5, 3.0), TypeError, "grid"),
+    (lambda: Shifted(Knots(), 3.0, 5), ValueError, "no count of steps"),
     (lambda: Strided(5, "middle"), ValueError, "'trailing', 'leading', 'linspace'"),
 ]
 

@@ -1,12 +1,13 @@
 """Grids: the times that a sampler visits.
 
 Start with `UniformLam` or `Karras`; `Knots` and `Strided` are for chains, `Constant`
-and `Staircase` for MCMC.
+and `Staircase` for MCMC, `Shifted` for large flow models.
 """
 
 from .knots import Knots, Strided
 from .lists import Constant, Reversed, Staircase, Times
 from .named import BetaQuantiles, Interpolated, PolyExponential, Polynomial, RestartGrid
+from .shifted import Shifted
 from .sinh import SinhLam
 from .spaced import Grid, Karras, Quadratic, UniformLam, UniformTime
 
@@ -23,6 +24,7 @@ __all__ = [
     "Quadratic",
     "RestartGrid",
     "Reversed",
+    "Shifted",
     "Staircase",
     "Strided",
     "Times",

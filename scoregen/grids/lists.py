@@ -106,13 +106,23 @@ class Times:
 class Reversed:
     """Another grid from its last positive time up to its first: encoding, inversion.
 
+    Args:
+        grid: the grid that is turned round.
+        clean: begin at 0, for data without noise: the first move, 0 -> t_1, is then made with the
+            noise predicted at t_1 (Song et al. 2020, 2010.02502). Without it the grid takes its
+            input for a state at t_1.
+
     >>> from scoregen import EDMSDE
     >>> Reversed(Times(80.0, 0.8, 0.002, 0.0))(EDMSDE()).tolist()
     [0.002, 0.8, 80.0]
+    >>> Reversed(Times(80.0, 0.8, 0.002, 0.0), clean=True)(EDMSDE()).tolist()
+    [0.0, 0.002, 0.8, 80.0]
     """
 
     grid: Grid
+    clean: bool = False
 
     def __call__(self, sde: SDE) -> Tensor:
         times = self.grid(sde)
-        return times[times > 0].flip(0)
+        rising = times[times > 0].flip(0)
+        return torch.cat([rising.new_zeros(1), rising]) if self.clean else rising

@@ -1,0 +1,119 @@
+"""Networks of EDM and EDM2, which return the denoised data itself."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .._checks import check_number
+from ..grids import Karras, Times
+from ..models import X0, RawTime, ScoreModel
+from ..processes import EDMSDE
+from ..sampling import Sampler
+from ..solvers import KarrasHeun
+from .card import Adapter, Card, Imported
+
+__all__ = ["from_edm"]
+
+
+class _Denoiser(Adapter):
+    """D(x; sigma, class_labels), with labels as whole numbers or one-hot."""
+
+    def __init__(self, net: Callable[..., Any], classes: int):
+        super().__init__(net, ("label", "class_labels") if classes else ())
+        self.classes = classes
+
+    def forward(self, x: Tensor, clock: Tensor, **condition: Any) -> Tensor:
+        label, class_labels = condition.get("label"), condition.get("class_labels")
+        if label is not None and class_labels is not None:
+            raise TypeError("give label (whole numbers) or class_labels (one-hot), not both")
+        if label is not None:
+            # the null class, one past the last, is the row of zeros
+            eye = torch.eye(self.classes + 1, self.classes, device=x.device, dtype=torch.float32)
+            class_labels = eye[label.long()]
+        return self.net(x, clock, class_labels) if self.classes else self.net(x, clock)
+
+
+@dataclass(frozen=True)
+class _Heun:
+    """Algorithm 1 of the paper, on sigmas that the network rounds to its own."""
+
+    rounded: Callable[[Tensor], Tensor] | None
+
+    def __call__(self, model: ScoreModel, steps: int) -> tuple[ScoreModel, Sampler]:
+        grid = Karras(steps)
+        if self.rounded is None:
+            return model, Sampler(KarrasHeun(), grid)
+        sigmas = self.rounded(grid(model.sde)[:-1])
+        return model, Sampler(KarrasHeun(), Times(*sigmas.double().tolist(), 0.0))
+
+
+def from_edm(
+    net: Callable[..., Any],
+    *,
+    sigma_min: float | None = None,
+    sigma_max: float | None = None,
+    classes: int | None = None,
+    data_range: tuple[float, float] = (-1.0, 1.0),
+) -> Imported:
+    """A network D(x; sigma, class_labels) of EDM (Karras et al. 2022, 2206.00364) or EDM2.
+
+    Such a network (`EDMPrecond` and its kin) returns the denoised data: its preconditioning is
+    inside, and it is not to be put into `EDM(0.5)` once more. Conditions: `label`, whole numbers
+    with `classes` for none, or `class_labels`, one-hot with zeros for none.
+
+    Args:
+        net: the network; `sigma_min`, `sigma_max`, `label_dim`, `img_channels`, `img_resolution`
+            and `round_sigma` are read where it has them.
+        sigma_min: least noise level; at least the network's own, 0.002 unless given.
+        sigma_max: greatest noise level; at most the network's own, 80 unless given.
+        classes: number of classes, 0 for none; the network's own label_dim unless given.
+        data_range: least and greatest value of the data, for the card.
+
+    Raises:
+        ValueError: for an empty range of noise levels.
+        TypeError: where neither the network nor the call states the number of classes.
+
+    >>> def net(x, sigma):  # exact for N(0, 1)
+    ...     return x / (1 + sigma.reshape(-1, 1) ** 2)
+    >>> model = from_edm(net, classes=0)
+    >>> model(torch.ones(1, 2), 1.0).x0
+    tensor([[0.5000, 0.5000]])
+    """
+    facts = {
+        name: getattr(net, name)
+        for name in ("sigma_min", "sigma_max", "label_dim", "img_channels", "img_resolution")
+        if hasattr(net, name)
+    }
+    low = max(float(facts.get("sigma_min", 0.0)), 0.002 if sigma_min is None else sigma_min)
+    high = min(float(facts.get("sigma_max", math.inf)), 80.0 if sigma_max is None else sigma_max)
+    check_number("sigma_min", low, 0.0, open_low=True)
+    check_number("sigma_max", high, low, open_low=True)
+    if classes is None:
+        if "label_dim" not in facts:
+            raise TypeError(
+                "this network has no label_dim: give classes=, the number of classes, 0 for none"
+            )
+        classes = int(facts["label_dim"])
+    event = None
+    if "img_channels" in facts and "img_resolution" in facts:
+        size = int(facts["img_resolution"])
+        event = (int(facts["img_channels"]), size, size)
+    rounds = getattr(net, "round_sigma", None)
+    card = Card(
+        f"EDM, {type(net).__name__}",
+        data_range,
+        event,
+        (("label", f"{classes}"), ("class_labels", "zeros")) if classes else (),
+        times=f"sigma in [{low:g}, {high:g}]",
+        sampling="Heun's method without churn, Karras(steps)",
+        dropped=("float32 inside the network, whatever the state's dtype",),
+    )
+    return Imported(
+        _Denoiser(net, classes), EDMSDE(low, high), X0(), RawTime(), card, _Heun(rounds)
+    )

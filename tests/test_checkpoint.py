@@ -3,7 +3,10 @@
 import hashlib
 import json
 import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +41,9 @@ from scoregen import (
     V,
     Velocity,
 )
-from scoregen._files import CheckpointError, probe, write
+from scoregen._files import CheckpointError, probe, sweep, temporary, write
+from scoregen.energies import EnergyNetwork, Potential, ReconstructionEnergy, energy_of
+from scoregen.models import Prediction, ScoreModel
 from scoregen.training import card, digits_model, fingerprint, load, save
 
 
@@ -68,9 +73,12 @@ def folder(tmp_path: Path) -> Path:
 
 
 def edit(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    """Change a card and seal it again: SHA-256 of the rest, keys sorted."""
     text = json.loads((folder / "card.json").read_text())
     change(text)
-    (folder / "card.json").write_text(json.dumps(text))
+    text.pop("sha256")
+    seal = hashlib.sha256(json.dumps(text, sort_keys=True).encode()).hexdigest()
+    (folder / "card.json").write_text(json.dumps(text | {"sha256": seal}))
 
 
 def reseal(folder: Path, tensors: dict[str, Tensor]) -> None:
@@ -134,12 +142,18 @@ def test_a_card_of_version_0_1_still_loads(tmp_path: Path) -> None:
     model = ScoreNetwork(MLP((), 8), RectifiedSDE(), Velocity(), RawTime(2.0))
     save(model, tmp_path / "model")
     path = tmp_path / "model" / "card.json"
-    text = path.read_text()
-    assert '"RawTime"' in text
-    path.write_text(text.replace('"RawTime"', '"Raw"').replace(scoregen.__version__, "0.1.0"))
+    text = json.loads(path.read_text())
+    assert text["clock"]["class"] == "RawTime"
+    text["clock"]["class"] = "Raw"
+    text.update(format=1, scoregen="0.1.0")
+    for new in ("model", "units", "sha256"):
+        del text[new]
+    path.write_text(json.dumps(text))
     assert load(tmp_path / "model").clock == RawTime(2.0)
+    assert card(tmp_path / "model")["units"] is None
 
 
+@pytest.mark.slow
 def test_loading_leaves_the_saved_model_alone_and_draws_nothing(folder: Path) -> None:
     state = torch.get_rng_state()
     model = load(folder)
@@ -175,24 +189,48 @@ def test_a_failed_write_keeps_the_earlier_checkpoint(
     assert sorted(p.name for p in folder.parent.iterdir()) == ["model"]
 
 
-def test_a_failed_rename_puts_the_earlier_checkpoint_back(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("breaks", [1, 2, 3])
+def test_a_replacement_broken_off_anywhere_leaves_one_whole_model(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, breaks: int
 ) -> None:
-    before, rename = fingerprint(load(folder)), os.rename
-    calls: list[int] = []
+    """The new weights, the card and the weights' final name: three renames, any the last."""
+    old, new = fingerprint(load(folder)), fingerprint(MODELS["edm"]())
+    replace, calls = os.replace, []
 
-    def second_fails(a: Path, b: Path) -> None:
+    def fails(a: Path, b: Path) -> None:
         calls.append(1)
-        if len(calls) == 2:
-            raise PermissionError(13, "no")
-        rename(a, b)
+        if len(calls) == breaks:
+            raise KeyboardInterrupt
+        replace(a, b)
 
-    monkeypatch.setattr(os, "rename", second_fails)
-    with pytest.raises(OSError, match="no"):
-        save(MODELS["edm"](), folder, overwrite=True)
+    model = MODELS["edm"]()
+    new = fingerprint(model.eval())
+    monkeypatch.setattr(os, "replace", fails)
+    with pytest.raises(KeyboardInterrupt):
+        save(model, folder, overwrite=True)
     monkeypatch.undo()
-    assert fingerprint(load(folder)) == before
-    assert sorted(p.name for p in folder.parent.iterdir()) == ["model"]
+    assert fingerprint(load(folder)) == (new if breaks == 3 else old)
+    third = small()
+    save(third, folder, overwrite=True)
+    assert fingerprint(load(folder)) == fingerprint(third)
+    assert sorted(p.name for p in folder.iterdir()) == ["card.json", "model.safetensors"]
+
+
+def test_parts_of_dead_processes_are_swept_and_others_stay(tmp_path: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], stdout=-1)
+    mine = temporary(tmp_path / "model").name
+    host = mine.split(".")[2].split("-")[0]
+    dead = f".model.{host}-{int(done.stdout)}-0.part"
+    elsewhere = f".a.{'0' * 8 if host != '0' * 8 else '1' * 8}-{int(done.stdout)}-0.part"
+    old = elsewhere.replace(".a.", ".b.")
+    for name in (mine, dead, elsewhere, old, ".hidden", "data.part"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "content").write_text("x")
+    os.utime(tmp_path / old, (0, 0))
+    assert sorted(p.name for p in sweep(tmp_path)) == sorted([dead, old])
+    assert probe(tmp_path) == tmp_path
+    left = {p.name for p in tmp_path.iterdir()}
+    assert left == {mine, elsewhere, ".hidden", "data.part"}
 
 
 def test_write_says_how_much_room_there_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -263,7 +301,7 @@ def test_pickles_are_refused_without_being_opened(tmp_path: Path) -> None:
 
 CARDS: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     "foreign": (lambda c: c.update(kind="lora"), "not the card of a scoregen checkpoint"),
-    "newer": (lambda c: c.update(format=2, scoregen="9.1"), r"format 2 .* scoregen '9.1'"),
+    "newer": (lambda c: c.update(format=3, scoregen="9.1"), r"format 3 .* scoregen '9.1'"),
     "no process": (lambda c: c.pop("sde"), "sde missing"),
     "no weights": (lambda c: c.pop("weights"), "weights missing"),
     "unknown class": (lambda c: c["sde"].update({"class": "HoSDE"}), r"'HoSDE'.*none of.*VPSDE"),
@@ -318,11 +356,17 @@ def test_the_prefix_of_a_wrapper_is_taken_off(folder: Path) -> None:
 
 
 @pytest.mark.skipif(os.name != "posix", reason="symbolic links")
-def test_a_link_in_place_of_the_weights_is_refused(folder: Path, tmp_path: Path) -> None:
-    os.rename(folder / "model.safetensors", tmp_path / "elsewhere")
-    (folder / "model.safetensors").symlink_to(tmp_path / "elsewhere")
+def test_the_hubs_cache_of_links_is_read(folder: Path, tmp_path: Path) -> None:
+    snapshot, blobs = tmp_path / "snapshots" / "ab12", tmp_path / "blobs"
+    snapshot.mkdir(parents=True)
+    blobs.mkdir()
+    for number, name in enumerate(("card.json", "model.safetensors")):
+        os.rename(folder / name, blobs / str(number))
+        (snapshot / name).symlink_to(Path("..") / ".." / "blobs" / str(number))
+    assert fingerprint(load(snapshot)) == fingerprint(small())
+    (blobs / "1").unlink()
     with pytest.raises(CheckpointError, match="missing"):
-        load(folder)
+        load(snapshot)
 
 
 def test_folders_that_cannot_be_written_are_found_at_once(tmp_path: Path) -> None:
@@ -354,19 +398,121 @@ def test_a_network_of_ones_own_comes_back_through_net(tmp_path: Path) -> None:
         load(folder, net=Own(3))
 
 
-def test_configuration_of_ones_own_is_refused_when_saving(tmp_path: Path) -> None:
-    class MyVP(VPSDE):
-        pass
+class MyVP(VPSDE):
+    """A process of one's own."""
 
-    with pytest.raises(CheckpointError, match="MyVP is no sde of scoregen"):
-        save(ScoreNetwork(MLP(), MyVP(), Eps()), tmp_path / "a")
-    with pytest.raises(CheckpointError, match="no clock"):
-        save(ScoreNetwork(MLP(), VPSDE(), Eps(), lambda sde, t, x: x[:, 0]), tmp_path / "a")
+
+class Lone(ScoreModel):
+    """A model of one's own, without any of the four slots."""
+
+    def __init__(self, start: float) -> None:
+        super().__init__()
+        self.mean, self.sde = nn.Parameter(torch.full((2,), start)), VPSDE()
+
+    def predict(self, x: Tensor, t: Any, **condition: Any) -> Any:
+        return Prediction(self.sde, t, x, x0=self.mean.expand_as(x))
+
+
+OWN: dict[str, Callable[[], ScoreModel]] = {
+    "process": lambda: ScoreNetwork(awake(MLP((2,), 8)), MyVP(), Eps()),
+    "clock": lambda: ScoreNetwork(awake(MLP((2,), 8)), VPSDE(), Eps(), lambda sde, t, x: x[:, 0]),
+    "model": lambda: Lone(0.25),
+    "potential": lambda: Potential(nn.Sequential(nn.Linear(2, 1), nn.Flatten(0))),
+}
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_models_with_parts_of_ones_own_come_back_through_model(name: str, tmp_path: Path) -> None:
+    model = OWN[name]()
+    folder = save(model, tmp_path / "a")
+    with pytest.raises(CheckpointError, match=r"build the model yourself.*model=\.\.\.\)"):
+        load(folder)
+    other = OWN[name]()
+    with torch.no_grad():
+        for p in other.parameters():
+            p.add_(1)
+    back = load(folder, model=other)
+    assert back is other
+    for key, value in model.state_dict().items():
+        assert torch.equal(value, back.state_dict()[key])
+    with pytest.raises(CheckpointError, match="they differ in"):
+        load(folder, model=small())
+    with pytest.raises(TypeError, match="not both"):
+        load(folder, model=other, net=MLP())
+
+
+def test_cards_hold_finite_values_of_jsons_types(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="JSON's types"):
         save(small(), tmp_path / "a", extra={"loss": float("nan")})
     with pytest.raises(ValueError, match="'ema', 'raw'"):
         save(small(), tmp_path / "a", weights="best")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_energy_comes_back(tmp_path: Path) -> None:
+    energy = EnergyNetwork(ReconstructionEnergy(awake(MLP((2,), 8, 1)), 0.3), VESDE(), LogSigma())
+    back = load(save(energy, tmp_path / "a"))
+    x = torch.ones(3, 2)
+    assert isinstance(back, EnergyNetwork)
+    assert (back.sde, back.clock, back.net.scale) == (energy.sde, energy.clock, 0.3)
+    assert torch.equal(energy_of(back, x, 0.5), energy_of(energy, x, 0.5))
+    own = EnergyNetwork(ReconstructionEnergy(Own(2)), VPSDE())
+    folder = save(own, tmp_path / "b")
+    with pytest.raises(CheckpointError, match=r"load\(folder, net=\.\.\.\)"):
+        load(folder)
+    again = load(folder, net=ReconstructionEnergy(Own(2)))
+    assert torch.equal(energy_of(again, x, 0.5), energy_of(own, x, 0.5))
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*script_method:DeprecationWarning")
+def test_a_compiled_network_is_a_plain_one(tmp_path: Path) -> None:
+    model = small()
+    x = torch.ones(3, 2)
+    for compiled in (torch.compile(model.net, backend="eager"), deepcopy(model.net)):
+        if compiled is not model.net and "_orig_mod" not in dict(compiled.named_children()):
+            compiled.layers[0] = torch.compile(compiled.layers[0], backend="eager")
+        wrapped = ScoreNetwork(compiled, model.sde, model.parameterization, model.clock)
+        back = load(save(wrapped, tmp_path / "a", overwrite=True))
+        assert torch.equal(back(x, 0.5).x0, model.eval()(x, 0.5).x0)
+        filled = load(tmp_path / "a", net=torch.compile(small().net, backend="eager"))
+        assert equal_weights(filled.net, model.net)
+
+
+def equal_weights(a: nn.Module, b: nn.Module) -> bool:
+    pairs = zip(a.parameters(), b.parameters(), strict=True)
+    return all(torch.equal(p, q) for p, q in pairs)
+
+
+def test_every_flipped_bit_of_the_card_is_found_or_harmless(folder: Path) -> None:
+    path = folder / "card.json"
+    content, before = path.read_bytes(), load(folder)
+    accepted = 0
+    for at in range(len(content)):
+        flipped = bytearray(content)
+        flipped[at] ^= 1 << (at % 8)
+        path.write_bytes(bytes(flipped))
+        try:
+            text = card(folder)
+        except CheckpointError:
+            continue
+        accepted += 1  # white space, say
+        path.write_bytes(content)
+        assert text == card(folder)
+    assert accepted < len(content) / 10
+    path.write_bytes(content)
+    assert fingerprint(load(folder)) == fingerprint(before)
+
+
+@pytest.mark.slow
+def test_loading_leaves_the_compiler_alone() -> None:
+    script = (
+        "import sys, scoregen as sg; before = 'torch._dynamo' in sys.modules;"
+        "sg.training.digits_model(); sys.exit(not before and 'torch._dynamo' in sys.modules)"
+    )
+    root = Path(__file__).resolve().parents[1]
+    done = subprocess.run([sys.executable, "-c", script], cwd=root, check=False)
+    assert done.returncode == 0
 
 
 def test_the_fingerprint_changes_with_anything_that_changes_samples() -> None:

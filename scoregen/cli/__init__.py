@@ -8,6 +8,8 @@ from importlib.metadata import version
 
 import tyro
 
+from .._checks import DivergenceError
+from ..training import TrainingError
 from . import commands
 
 __all__ = ["main"]
@@ -33,10 +35,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
         tyro.extras.subcommand_cli_from_dict(
             COMMANDS, prog="scoregen", description=__doc__, args=given
         )
-    except (ValueError, TypeError, ImportError) as error:
+    except (ValueError, TypeError, ImportError, OSError) as error:
         print(f"scoregen: {error}", file=sys.stderr)
         return 2
+    except (DivergenceError, TrainingError) as error:
+        print(f"scoregen: {error}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
-        print("scoregen: interrupted; the same command goes on from here", file=sys.stderr)
+        print(f"scoregen: interrupted{_resumable(given)}", file=sys.stderr)
         return 130
+    except SystemExit as left:
+        if isinstance(left.code, int) and left.code > 128:  # a signal
+            print(f"scoregen: ended by a signal{_resumable(given)}", file=sys.stderr)
+        raise
     return 0
+
+
+def _resumable(given: Sequence[str]) -> str:
+    """What becomes of the work done: two commands keep theirs."""
+    if given and given[0] in ("train", "compare"):
+        return "; the same command goes on from here"
+    return "; nothing was kept"

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import io
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from .._checks import check_count
 from .._families import FAMILIES
 from .._files import probe, write
 from ..analysis import analyse as run_analysis
@@ -20,8 +22,18 @@ from ..likelihood import bits_report, bits_table
 from ..models import ScoreModel, ScoreNetwork
 from ..objectives import DenoisingScoreMatching
 from ..training import fit
+from ..training.labels import label_classes
 from . import specs
-from .inputs import BUNDLED, card_of, data_of, device_of, model_of, network_of
+from .inputs import (
+    BUNDLED,
+    card_of,
+    data_of,
+    device_of,
+    event_of,
+    model_of,
+    network_of,
+    units_of,
+)
 
 
 def train(
@@ -37,10 +49,15 @@ def train(
     lr: float = 2e-3,
     ema: float = 0.999,
     label_dropout: float = 0.1,
+    save_every: int = 1000,
+    standardise: bool = False,
+    mode: str | None = None,
     seed: int = 0,
     device: str | None = None,
 ) -> None:
     """Train a score network and write a checkpoint; interrupted, the same command goes on.
+
+    Ctrl-C, SIGTERM and SIGHUP save first; a killed process loses at most --save-every steps.
 
     Args:
         out: folder of the run: the checkpoint in model/, and what a resumed training needs.
@@ -55,10 +72,17 @@ def train(
         lr: peak learning rate.
         ema: decay of the averaged weights.
         label_dropout: share of labels replaced by the null class, for guidance.
+        save_every: steps between two saves of checkpoint and resume file.
+        standardise: train on data of mean 0 and standard deviation 1 per channel; `sample` undoes
+            it.
+        mode: what images are converted to: L, RGB, RGBA or "I;16".
         seed: of initial weights, data order and noise.
         device: cpu, cuda, ...; the best there is unless given.
     """
-    content = data_of(source, "train", seed)
+    place = device_of(device)
+    content = data_of(source, "train", seed, mode)
+    if standardise:
+        content = content.standardised()
     with torch.random.fork_rng():
         torch.random.default_generator.manual_seed(seed)  # type: ignore[attr-defined]
         net = network_of(network, content)
@@ -79,7 +103,8 @@ def train(
         ema_decay=ema,
         label_dropout=label_dropout if content.label is not None else None,
         out=out,
-        device=device_of(device),
+        save_every=save_every,
+        device=place,
     )
     last = None
     for done in progress:
@@ -112,19 +137,23 @@ def sample(
         out: folder for samples.npy and samples.png.
         device: cpu, cuda, ...
     """
-    model: ScoreModel = model_of(checkpoint, device)
-    event = tuple(card_of(checkpoint)["event"])
+    check_count("--count", count)
     name, drawn_by = specs.parse_sampler(sampler)
+    model: ScoreModel = model_of(checkpoint, device)
+    event, units = event_of(checkpoint), units_of(checkpoint)
     condition = {} if label is None else {"label": label}
     if guidance != 1.0:
         if label is None:
             raise ValueError("guidance needs a --label to guide towards")
         model = ClassifierFree(model, guidance)
-    x = drawn_by.sample(model, (count, *event), seed=seed, condition=condition, progress=True).cpu()
+    probe(out)
+    shape, watched = (count, *event), sys.stderr.isatty()
+    x = drawn_by.sample(model, shape, seed=seed, condition=condition, progress=watched).cpu()
+    x = x if units is None else units.restore(x)
     array = x.numpy()
     content = io.BytesIO()
     np.save(content, array, allow_pickle=False)
-    write(probe(out) / "samples.npy", content.getvalue())
+    write(out / "samples.npy", content.getvalue())
     plot_samples({(name, float(count)): x[:100]}, out / "samples.png", unit="samples")
     print(f"samples: {out / 'samples.npy'} {tuple(x.shape)}\npicture: {out / 'samples.png'}")
 
@@ -159,8 +188,13 @@ def compare(
         out: folder for results.csv, results.json, table.md, quality.png, samples.png.
         device: cpu, cuda, ...
     """
+    probe(out)
+    check_count("--samples", samples)
     model = model_of(checkpoint, device)
-    reference = data_of(source, "train")
+    reference, floor = data_of(source, "train"), data_of(source, "test").x
+    known, units = reference.x, units_of(checkpoint)
+    if units is not None:
+        known, floor = units.apply(known), units.apply(floor)
     chosen = metric or (
         ("Frechet(digits_features)", "SlicedWasserstein", "MMD")
         if source == BUNDLED
@@ -170,7 +204,7 @@ def compare(
     if len(named) < len(sampler):
         raise ValueError("two samplers have one name: write NAME=SOLVER@GRID")
     condition = {}
-    if reference.label is not None and card_of(checkpoint)["net"]["args"].get("classes"):
+    if reference.label is not None and label_classes(model):
         rows = torch.arange(samples) % len(reference)
         condition = {"label": reference.label[rows]}
     result = run_comparison(
@@ -178,8 +212,8 @@ def compare(
         named,
         steps=steps,
         metrics=[specs.parse(m, "metric") for m in chosen],
-        reference=reference.x,
-        floor=data_of(source, "test").x,
+        reference=known,
+        floor=floor,
         samples=samples,
         seed=seed,
         condition=condition,
@@ -207,6 +241,7 @@ def analyse(
         steps: numbers of moves.
         out: folder for the table and the plot.
     """
+    probe(out)
     named = dict(specs.parse_sampler(s) for s in sampler)
     sde = specs.parse(process, "process")
     rows = run_analysis(named, sde, variances, steps, out)
@@ -238,6 +273,7 @@ def likelihood(
         seed: of dequantisation and probes.
         device: cpu, cuda, ...
     """
+    check_count("--count", count)
     held_out = data_of(source, "test")
     if held_out.bins is None or held_out.range is None:
         raise ValueError(

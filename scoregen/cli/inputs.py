@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import difflib
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from .. import data, networks
-from ..data.dataset import Data
-from ..models import ScoreNetwork
+from ..data.dataset import Data, Units
+from ..models import ScoreModel
 from ..training import card, load
 from ..training.checkpoint import DIGITS
 from . import specs
@@ -17,22 +18,46 @@ from . import specs
 BUNDLED = "digits"
 
 
-def model_of(checkpoint: str, device: str | None) -> ScoreNetwork:
-    model = load(DIGITS if checkpoint == BUNDLED else checkpoint)
-    return model.to(device_of(device))
+def model_of(checkpoint: str, device: str | None) -> ScoreModel:
+    place = device_of(device)
+    return load(DIGITS if checkpoint == BUNDLED else checkpoint).to(place)
 
 
 def device_of(device: str | None) -> torch.device:
-    if device is not None:
-        return torch.device(device)
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    """The device of that name, once a number could be put there; the best there is for None."""
+    if device is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return torch.zeros(1, device=device).device
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).partition("\n")[0]
+        known = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
+        raise ValueError(
+            f"--device {device} cannot be used here ({reason}); there are: {', '.join(known)}"
+        ) from error
 
 
 def card_of(checkpoint: str) -> dict[str, Any]:
     return card(DIGITS if checkpoint == BUNDLED else checkpoint)
 
 
-def data_of(source: str, split: str, seed: int = 0) -> Data:
+def units_of(checkpoint: str) -> Units | None:
+    """What the data of a checkpoint were standardised by."""
+    units = card_of(checkpoint)["units"]
+    return None if units is None else Units(*(tuple(units[name]) for name in ("mean", "std")))
+
+
+def event_of(checkpoint: str) -> tuple[int, ...]:
+    """The shape of one sample, which the card must state."""
+    event = card_of(checkpoint)["event"]
+    if event is None:
+        raise ValueError(
+            f"the card of {checkpoint} states no shape of a sample; save it with event=(...)"
+        )
+    return tuple(event)
+
+
+def data_of(source: str, split: str, seed: int = 0, mode: str | None = None) -> Data:
     """The bundled digits, a two-dimensional target by name, or a user's own file or folder."""
     if source == BUNDLED:
         return data.digits("test" if split == "test" else "train")
@@ -41,11 +66,20 @@ def data_of(source: str, split: str, seed: int = 0) -> Data:
         count, key = (2000, seed + 1) if split == "test" else (20_000, seed)
         return Data(getattr(data, source)(count, key), name=source)
     if not Path(source).exists():
+        near = difflib.get_close_matches(source, (BUNDLED, *targets), 1, 0.6)
+        hint = f", did you mean {near[0]}" if near else ""
         raise ValueError(
-            f"no data at {source!r}: name a file or folder, {BUNDLED!r}, or one of "
-            f"{', '.join(targets)}"
+            f"no data at {source!r}{hint}: name a file or folder, {BUNDLED!r}, or one of "
+            f"{', '.join(targets)}."
         )
-    whole = data.load(source)
+    whole = data.load(source, mode=mode)
+    if len(whole) < 10:  # too few to hold any out
+        if split == "test":
+            raise ValueError(
+                f"{source} has {len(whole)} samples; with fewer than 10 none are held out for a "
+                "test"
+            )
+        return whole
     train, test = whole.split(test=0.1, seed=0)
     return test if split == "test" else train
 

@@ -57,8 +57,8 @@ def parse(text: str, family: str) -> Any:
     if name.id not in allowed:
         known = known_names(family)
         near = difflib.get_close_matches(name.id, known, 1, 0.5)
-        hint = f"; did you mean {near[0]}?" if near else ""
-        raise ValueError(f"no {family} is called {name.id!r}{hint} Known: {', '.join(known)}")
+        hint = f"; did you mean {near[0]}?" if near else "."
+        raise ValueError(f"no {family} is called {name.id!r}{hint} Known: {', '.join(known)}.")
     if isinstance(tree, ast.Name | ast.Attribute):
         tree = ast.Call(func=tree, args=[], keywords=[])
     try:
@@ -81,7 +81,8 @@ def _build(node: ast.expr, scope: dict[str, Any]) -> Any:
             return float("inf")
         if node.id in scope:
             return scope[node.id]
-        raise ValueError(f"unknown name {node.id!r}; known: {', '.join(sorted(scope))}")
+        values = (k for k, v in scope.items() if not callable(v) or isinstance(v, type))
+        raise ValueError(f"unknown name {node.id!r}{_nearest(node.id, values)}")
     if isinstance(node, ast.Tuple | ast.List):
         return tuple(_build(e, scope) for e in node.elts)
     try:
@@ -101,10 +102,16 @@ def _maker(node: ast.expr, scope: dict[str, Any]) -> Any:
         return getattr(owner, node.attr)
     maker = scope.get(node.id) if isinstance(node, ast.Name) else None
     if not isinstance(maker, type):
+        made = (k for k, v in scope.items() if isinstance(v, type))
         raise ValueError(
-            f"{ast.unparse(node)!r} is no class of scoregen; known: {', '.join(sorted(scope))}"
+            f"{ast.unparse(node)!r} is no class of scoregen{_nearest(ast.unparse(node), made)}"
         )
     return maker
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
+    near = difflib.get_close_matches(name, list(known), 3, 0.5)
+    return f"; did you mean {' or '.join(near)}?" if near else ""
 
 
 def parse_sampler(text: str) -> tuple[str, Sampler]:

@@ -1,6 +1,6 @@
 """Data: the handwritten digits, two-dimensional targets, and a user's own files."""
 
-from .dataset import Data, from_levels, to_levels
+from .dataset import Data, Units, from_levels, to_levels
 from .digits import digits
 from .files import load
 from .targets import (
@@ -18,6 +18,7 @@ from .targets import (
 __all__ = [
     "Data",
     "Modes",
+    "Units",
     "checkerboard",
     "digits",
     "eight_gaussians",

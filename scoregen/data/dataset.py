@@ -1,7 +1,11 @@
 """Data in memory, checked once, and served in an order that a resumed training finds again."""
 
+from __future__ import annotations
+
+import hashlib
+import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -50,13 +54,21 @@ def from_levels(levels: Tensor, bins: int) -> Tensor:
         >>> from_levels(torch.tensor([0, 51, 255]), bins=256)
         tensor([-1.0000, -0.6000,  1.0000])
     """
+    _check_levels(levels, bins)
+    return _on_range(levels, bins)
+
+
+def _check_levels(levels: Tensor, bins: int) -> None:
     _check_bins(bins)
     if levels.dtype.is_floating_point or levels.dtype.is_complex or levels.dtype == torch.bool:
         raise TypeError(f"levels must be an integer tensor, got {levels.dtype}")
-    if levels.numel():
+    if levels.numel() and (levels.dtype != torch.uint8 or bins < 256):
         low, high = int(levels.min()), int(levels.max())
         if low < 0 or high >= bins:
             raise ValueError(f"levels must lie in 0 .. {bins - 1}, got {low} .. {high}")
+
+
+def _on_range(levels: Tensor, bins: int) -> Tensor:
     # In this order the two ends come out as -1 and 1 exactly.
     return levels.to(torch.float32).mul_(2).div_(bins - 1).sub_(1)
 
@@ -96,20 +108,61 @@ def _check_bins(bins: int) -> None:
         raise ValueError(f"bins must be at least 2, got {bins}")
 
 
-@dataclass(frozen=True, eq=False)
+class Units(NamedTuple):
+    """What data were standardised by: one mean and one standard deviation per channel.
+
+        x = mean + std x_standardised
+
+    Args:
+        mean: One value per entry of the first axis of a sample, or one for samples of shape ().
+        std: As many, positive.
+
+    Example:
+        >>> Units((1.0, 2.0), (0.5, 4.0)).restore(torch.ones(1, 2))
+        tensor([[1.5000, 6.0000]])
+    """
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def _like(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        shape = (1, len(self.mean), *(1,) * (x.dim() - 2)) if x.dim() > 1 else (1,)
+        if x.dim() > 1 and x.shape[1] != len(self.mean):
+            raise ValueError(f"x must have {len(self.mean)} channels, got {tuple(x.shape)}")
+        mean, std = (torch.tensor(v, dtype=x.dtype, device=x.device) for v in self)
+        return mean.reshape(shape), std.reshape(shape)
+
+    def apply(self, x: Tensor) -> Tensor:
+        """(x - mean) / std, shaped like x, (N, *event)."""
+        mean, std = self._like(x)
+        return (x - mean) / std
+
+    def restore(self, x: Tensor) -> Tensor:
+        """mean + std x, shaped like x, (N, *event): samples in the units of the data."""
+        mean, std = self._like(x)
+        return mean + std * x
+
+
 class Data:
     """Samples, with their labels and the range and levels they are known to have.
 
+    Whole numbers given with `bins` are kept as they are, a quarter of the memory of floats for
+    8-bit images, and are put on [-1, 1] batch by batch.
+
     Args:
-        x: Floating tensor of shape (N, *event), float32 as a rule.
+        x: Samples of shape (N, *event): floating, float32 as a rule; or, with `bins`, levels
+            0 .. bins - 1 of an integer type, which stand for 2 level / (bins - 1) - 1.
         label: Classes of shape (N,), int64 from 0; or None.
-        range: The interval the values cannot leave, or None where there is no such bound.
+        range: The interval the values cannot leave, or None where there is no such bound;
+            (-1, 1) for levels.
         bins: The number of equally spaced levels over `range` on which the values stand
             (256 for 8-bit images), or None for continuous data.
         name: What tables and checkpoints call it.
+        class_names: What the classes are called, in the order of their labels; or None.
+        units: What the values were standardised by; see `standardised`.
 
     Raises:
-        TypeError: If x is not floating (use `from_levels` for integers) or label not int64.
+        TypeError: If x is not floating and has no bins, or label is not int64.
         ValueError: If x is empty or not finite, if the lengths differ, a label is negative,
             a value leaves `range`, or stands between two of the `bins` levels.
 
@@ -117,40 +170,80 @@ class Data:
         >>> data = Data(torch.randn(6, 2), label=torch.tensor([0, 1, 2, 0, 1, 2]))
         >>> len(data), data.event, data.classes
         (6, (2,), 3)
+        >>> Data(torch.zeros(5, 3, 8, 8, dtype=torch.uint8), bins=256)
+        Data('data': 5 samples of shape (3, 8, 8), uint8, 256 levels on [-1, 1])
     """
 
-    x: Tensor
-    label: Tensor | None = None
-    range: tuple[float, float] | None = None
-    bins: int | None = None
-    name: str = "data"
+    def __init__(
+        self,
+        x: Tensor,
+        label: Tensor | None = None,
+        range: tuple[float, float] | None = None,
+        bins: int | None = None,
+        name: str = "data",
+        class_names: tuple[str, ...] | None = None,
+        units: Units | None = None,
+    ) -> None:
+        whole = isinstance(x, Tensor) and bins is not None and not _is_float(x)
+        if whole and bins is not None:
+            if range not in (None, (-1, 1)):
+                raise ValueError(f"levels are put on [-1, 1]; leave range={range} out")
+            _check_levels(x, bins)
+            _check_size(x)
+            range = (-1.0, 1.0)
+        else:
+            _check_x(x)
+        if label is not None:
+            _check_label(label, len(x))
+        if class_names is not None and (label is None or int(label.max()) >= len(class_names)):
+            raise ValueError(f"class_names must name every label, got {class_names}")
+        if not whole and range is not None:
+            _check_range(x, *range)
+        if not whole and bins is not None:
+            _check_bins(bins)
+            if range is None:
+                raise ValueError(f"bins={bins} needs the range over which they are spaced")
+            _check_on_levels(x, *range, bins)
+        self.stored = x
+        self.label, self.range, self.bins, self.name = label, range, bins, name
+        self.class_names, self.units = class_names, units
 
-    def __post_init__(self) -> None:
-        _check_x(self.x)
-        if self.label is not None:
-            _check_label(self.label, len(self.x))
+    def __repr__(self) -> str:
+        parts = [
+            f"{len(self)} samples of shape {self.event}",
+            str(self.stored.dtype).removeprefix("torch."),
+        ]
         if self.range is not None:
-            _check_range(self.x, *self.range)
-        if self.bins is not None:
-            _check_bins(self.bins)
-            if self.range is None:
-                raise ValueError(f"bins={self.bins} needs the range over which they are spaced")
-            _check_on_levels(self.x, *self.range, self.bins)
+            span = f"on [{self.range[0]:g}, {self.range[1]:g}]"
+            parts.append(span if self.bins is None else f"{self.bins} levels {span}")
+        if self.label is not None:
+            parts.append(f"{self.classes} classes")
+        return f"Data({self.name!r}: {', '.join(parts)})"
+
+    @property
+    def x(self) -> Tensor:
+        """All samples, floating, shape (N, *event); made at each call where levels are stored."""
+        return self._floating(self.stored)
+
+    def _floating(self, stored: Tensor) -> Tensor:
+        if self.bins is None or _is_float(stored):
+            return stored
+        return _on_range(stored, self.bins)
 
     def __len__(self) -> int:
-        return len(self.x)
+        return len(self.stored)
 
     @property
     def event(self) -> tuple[int, ...]:
         """Shape of one sample."""
-        return tuple(self.x.shape[1:])
+        return tuple(self.stored.shape[1:])
 
     @property
     def classes(self) -> int:
         """Number of classes: the largest label plus one, or 0 without labels."""
         return 0 if self.label is None else int(self.label.max()) + 1
 
-    def split(self, test: float | int, seed: int) -> tuple["Data", "Data"]:
+    def split(self, test: float | int, seed: int) -> tuple[Data, Data]:
         """Parts the samples at random into (train, test), each in its original order.
 
         Args:
@@ -221,13 +314,82 @@ class Data:
                 epoch, at = epoch + 1, at - len(self)
                 order = stream(seed, epoch).permutation(len(self))
                 rows = np.concatenate((rows, order[:at]))
-            index = torch.from_numpy(rows).to(self.x.device)
-            yield self.x[index], None if self.label is None else self.label[index]
+            index = torch.from_numpy(rows).to(self.stored.device)
+            label = None if self.label is None else self.label[index]
+            yield self._floating(self.stored[index]), label
 
-    def _take(self, rows: np.ndarray, part: str) -> "Data":
-        index = torch.from_numpy(rows).to(self.x.device)
+    def unlabelled(self) -> Data:
+        """The same samples without their labels, for a model that takes none."""
+        return Data(self.stored, None, self.range, self.bins, self.name, None, self.units)
+
+    def standardised(self) -> Data:
+        """The samples with mean 0 and standard deviation 1 in each channel.
+
+            (x - mean_c) / std_c,   c: the first axis of a sample
+
+        The means are kept in `units`, go into the checkpoint of a training, and are undone by
+        `unstandardised`; `scoregen sample` undoes them by itself. A range and bins are dropped.
+
+        Raises:
+            ValueError: If a channel is constant.
+
+        Example:
+            >>> data = Data(100 + 7 * torch.randn(50, 3)).standardised()
+            >>> bool(data.x.mean().abs() < 1e-5), data.unstandardised(data.x).mean() > 90
+            (True, tensor(True))
+        """
+        x = self.x
+        wide = x.double().transpose(0, 1).flatten(1) if x.dim() > 1 else x.double()[None]
+        mean, std = wide.mean(1), wide.std(1, correction=0)
+        if not bool((std > 0).all()):
+            rows = (std == 0).nonzero().flatten().tolist()
+            raise ValueError(f"channels must vary to be standardised, and these do not: {rows}")
+        units = Units(tuple(mean.tolist()), tuple(std.tolist()))
+        y = units.apply(x.double()).to(x.dtype)
+        return Data(y, self.label, None, None, self.name, self.class_names, units)
+
+    def unstandardised(self, x: Tensor) -> Tensor:
+        """Samples of shape (N, *event) in the units of the data before `standardised`.
+
+        Args:
+            x: Samples of a model trained on these data.
+        """
+        return x if self.units is None else self.units.restore(x)
+
+    def mean_square(self) -> float:
+        """E|x|^2 / d, the mean square of a coordinate."""
+        total = sum(float(self._floating(part).double().square().sum()) for part in self._parts())
+        return total / self.stored.numel()
+
+    def identity(self) -> str:
+        """SHA-256 of the samples and labels as they are stored."""
+        total = hashlib.sha256(f"{self.stored.dtype} {tuple(self.stored.shape)}".encode())
+        for part in self._parts():
+            total.update(part.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+        if self.label is not None:
+            total.update(self.label.cpu().contiguous().numpy().data)
+        return total.hexdigest()
+
+    def _parts(self) -> tuple[Tensor, ...]:
+        """The stored samples, some megabytes at a time."""
+        return self.stored.split(max(1, (1 << 20) // max(1, math.prod(self.event))))
+
+    def _take(self, rows: np.ndarray, part: str) -> Data:
+        index = torch.from_numpy(rows).to(self.stored.device)
         label = None if self.label is None else self.label[index]
-        return Data(self.x[index], label, self.range, self.bins, f"{self.name}/{part}")
+        return Data(
+            self.stored[index],
+            label,
+            self.range,
+            self.bins,
+            f"{self.name}/{part}",
+            self.class_names,
+            self.units,
+        )
+
+
+def _is_float(x: Tensor) -> bool:
+    return x.dtype.is_floating_point or x.dtype.is_complex
 
 
 def _check_x(x: Tensor) -> None:
@@ -237,8 +399,7 @@ def _check_x(x: Tensor) -> None:
             f"x must be a floating tensor, got {got}; put integers on [-1, 1] by "
             "from_levels(x, bins), with bins=256 for 8-bit images"
         )
-    if x.ndim == 0 or x.numel() == 0:
-        raise ValueError(f"x must hold at least one sample and one value, got {tuple(x.shape)}")
+    _check_size(x)
     bad = ~x.isfinite().reshape(len(x), -1).all(dim=1)
     if bool(bad.any()):
         rows = bad.nonzero().flatten().tolist()
@@ -247,6 +408,11 @@ def _check_x(x: Tensor) -> None:
             f"x must be finite; {len(rows)} of {len(x)} rows hold NaN or infinity: "
             f"{', '.join(map(str, rows[:10]))}{more}; drop or repair them"
         )
+
+
+def _check_size(x: Tensor) -> None:
+    if x.ndim == 0 or x.numel() == 0:
+        raise ValueError(f"x must hold at least one sample and one value, got {tuple(x.shape)}")
 
 
 def _check_label(label: Tensor, n: int) -> None:

@@ -1,11 +1,16 @@
 """A user's own data: arrays, tensors, image folders and MNIST-style files."""
 
+from __future__ import annotations
+
 import gzip
 import math
+import struct
+import warnings
 import zipfile
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -14,10 +19,11 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.serialization import get_unsafe_globals_in_checkpoint
 
-from .dataset import Data, from_levels
+from .dataset import Data
+from .images import read_images
 
 _KEYS = (("x", "y"), ("images", "labels"))
-_IMAGES = {".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
+_LARGEST = 1 << 35
 _IDX_TYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 
 
@@ -27,6 +33,8 @@ def load(
     range: tuple[float, float] | None = None,
     bins: int | None = None,
     labels: str | Path | Tensor | None = None,
+    mode: str | None = None,
+    largest: int = _LARGEST,
 ) -> Data:
     """Reads a user's data, whatever the file; nothing in it is executed.
 
@@ -34,17 +42,24 @@ def load(
 
         uint8 -> 2 v / 255 - 1;   integers with `bins` -> 2 v / (bins - 1) - 1;   floats -> v
 
+    Levels are kept as they are stored and put on [-1, 1] batch by batch, see `Data`.
+
     Understood are .npy and .npz, .pt and .pth (a tensor or a dict of tensors), .safetensors,
     MNIST-style idx files (plain or .gz), and a folder of images, whose subfolders, in the
-    order of their names, are the classes. Files of several arrays name them x and y, or
-    images and labels. 8-bit arrays of shape (N, H, W) and (N, H, W, C), where C is 1, 3 or 4
-    and the second axis is none of these, become (N, C, H, W).
+    order of their names, are the classes. Images are turned as their EXIF orientation says.
+    Files of several arrays name them x and y, or images and labels. 8-bit arrays of shape
+    (N, H, W) and (N, H, W, C), where C is 1, 3 or 4 and the second axis is none of these,
+    become (N, C, H, W).
 
     Args:
         path: File or folder.
         range: The interval that floats cannot leave; levels always come out on (-1, 1).
         bins: Number of levels; 256 for 8-bit data if not said.
         labels: Classes as an integer tensor, or a file that holds them.
+        mode: What images are converted to: "L" (8-bit grey), "RGB", "RGBA" or "I;16" (16-bit
+            grey). Without it, all must be L or all RGB. Transparent pixels are laid over white
+            for L and RGB; 16-bit grey is rounded to 8 bits for L, level to nearest level.
+        largest: Bytes that a compressed file may unpack to.
 
     Returns:
         Data with x in float32 and labels, if any, in int64.
@@ -64,35 +79,60 @@ def load(
         torch.Size([4, 2])
     """
     path = Path(path)
-    values, found = _read(path)
+    content = _read(path, mode, largest)
+    found = content.label
     if found is not None and labels is not None:
         raise ValueError(f"{path} has labels of its own; leave `labels` out")
     if isinstance(labels, (str, Path)):
-        found, nested = _read(Path(labels))
-        if nested is not None:
+        other = _read(Path(labels), None, largest)
+        if other.label is not None:
             raise ValueError(f"{labels} should hold labels alone, but holds labels and data")
+        found = other.values
     elif labels is not None:
         found = labels
     label = None if found is None else _as_label(found)
-    x, range, bins = _scale(values, range, bins, path)
-    return Data(x, label, range, bins, path.name)
+    bins = content.bins if bins is None else bins
+    x, range, bins = _scale(content.values, range, bins, path)
+    return Data(x, label, range, bins, path.name, content.class_names)
 
 
-def _read(path: Path) -> tuple[Tensor, Tensor | None]:
-    """The raw values and labels of a file, in the types it holds."""
+class _Content(NamedTuple):
+    """What a file holds, in the types it holds it in."""
+
+    values: Tensor
+    label: Tensor | None = None
+    bins: int | None = None
+    class_names: tuple[str, ...] | None = None
+
+
+def _read(path: Path, mode: str | None, largest: int) -> _Content:
     if not path.exists():
         raise FileNotFoundError(f"no such file or folder: {path}")
     if path.is_dir():
-        return _read_folder(path)
+        return _Content(*read_images(path, mode))
+    if mode is not None:
+        raise ValueError(f"mode={mode!r} is for folders of images, and {path} is a file")
+    if not path.is_file():
+        raise ValueError(f"{path} is neither a file nor a folder but a pipe, device or socket")
     suffix = path.suffix.lower()
     try:
         if suffix == ".npy":
-            return _tensor(np.load(path, allow_pickle=False), path), None
+            np.load(path, mmap_mode="r", allow_pickle=False)  # refuses a size the file has not
+            return _Content(_tensor(np.load(path, allow_pickle=False), path))
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                size = sum(member.file_size for member in archive.infolist())
+            _check_unpacked(path, size, largest)
         if suffix == ".npz":
             with np.load(path, allow_pickle=False) as arrays:
-                return _named({k: _tensor(arrays[k], path) for k in arrays.files}, path)
+                wanted = [k for k in arrays.files if any(k in pair for pair in _KEYS)]
+                found = {k: _tensor(arrays[k], path) for k in wanted}
+                return _named(found | dict.fromkeys(set(arrays.files) - set(wanted)), path)
         if suffix in (".pt", ".pth"):
-            return _named(_read_torch(path), path)
+            content = _named(_read_torch(path), path)
+            size = content.values.numel() * content.values.element_size()
+            _check_unpacked(path, size, largest)
+            return content
         if suffix == ".safetensors":
             return _named(load_file(path), path)
     except (_Foreign, PermissionError):
@@ -105,6 +145,9 @@ def _read(path: Path) -> tuple[Tensor, Tensor | None]:
         EOFError,
         RuntimeError,
         zipfile.BadZipFile,
+        MemoryError,
+        NotImplementedError,
+        struct.error,
         zlib.error,
         SafetensorError,
     ) as error:
@@ -112,7 +155,16 @@ def _read(path: Path) -> tuple[Tensor, Tensor | None]:
             f"{path} is not a readable {suffix} file of plain numbers: it is truncated, of "
             f"another format, or holds Python objects, which are never loaded"
         ) from error
-    return _read_idx(path), None
+    return _Content(_read_idx(path, largest))
+
+
+def _check_unpacked(path: Path, size: int, largest: int) -> None:
+    """A file of some kilobytes may unpack to more than any memory."""
+    if size > largest:
+        raise _Foreign(
+            f"{path} unpacks to {size:,} bytes, and largest={largest:,} are allowed; pass a "
+            "greater `largest` if it is meant to"
+        )
 
 
 class _Foreign(ValueError):
@@ -128,9 +180,9 @@ def _tensor(array: np.ndarray, path: Path) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(native).reshape(array.shape))
 
 
-def _named(content: object, path: Path) -> tuple[Tensor, Tensor | None]:
+def _named(content: object, path: Path) -> _Content:
     if isinstance(content, Tensor):
-        return content, None
+        return _Content(content)
     if not isinstance(content, Mapping):
         raise _Foreign(f"{path} must hold a tensor or a dict of them, got {type(content).__name__}")
     for x, y in _KEYS:
@@ -138,7 +190,7 @@ def _named(content: object, path: Path) -> tuple[Tensor, Tensor | None]:
             values, label = content[x], content.get(y)
             if not isinstance(values, Tensor) or not isinstance(label, Tensor | None):
                 raise _Foreign(f"{path}: {x!r} and {y!r} must be tensors")
-            return values, label
+            return _Content(values, label)
     raise _Foreign(
         f"{path} must name its arrays x (and y), or images (and labels); "
         f"found: {', '.join(map(str, content)) or 'nothing'}"
@@ -158,86 +210,37 @@ def _read_torch(path: Path) -> object:
     return torch.load(path, map_location="cpu", weights_only=True)
 
 
-def _read_idx(path: Path) -> Tensor:
+def _read_idx(path: Path, largest: int) -> Tensor:
     """The format of MNIST: two zero bytes, type, axes, sizes in big-endian, then the values."""
     try:
         opener = gzip.open if path.suffix.lower() == ".gz" else open
         with opener(path, "rb") as file:
-            content: bytes = file.read()
+            start: bytes = file.read(4)
+            if len(start) < 4 or start[:2] != b"\0\0" or start[2] not in _IDX_TYPES:
+                raise ValueError(
+                    f"{path} is of no known format; known are .npy, .npz, .pt, .pth, "
+                    ".safetensors, MNIST-style idx files (plain or .gz) and folders of images"
+                )
+            sizes: bytes = file.read(4 * start[3])
+            if len(sizes) < 4 * start[3]:
+                raise ValueError(
+                    f"{path} is truncated: it ends within its header of {4 + 4 * start[3]} bytes"
+                )
+            shape = tuple(int(n) for n in np.frombuffer(sizes, ">u4"))
+            dtype = np.dtype(_IDX_TYPES[start[2]])
+            size = math.prod(shape) * dtype.itemsize
+            _check_unpacked(path, size, largest)
+            content: bytes = file.read(size + 1)  # one more, to see that nothing follows
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise ValueError(f"{path} is truncated or not a gzip file: {error}") from error
-    if len(content) < 4 or content[:2] != b"\0\0" or content[2] not in _IDX_TYPES:
+    except MemoryError as error:
+        raise ValueError(f"{path} needs more memory than there is: {size:,} bytes") from error
+    if len(content) != size:
         raise ValueError(
-            f"{path} is of no known format; known are .npy, .npz, .pt, .pth, .safetensors, "
-            "MNIST-style idx files (plain or .gz) and folders of images"
+            f"{path} is truncated or damaged: its header announces shape {shape}, {size} bytes "
+            f"of values, and it has {len(content) if len(content) < size else 'more'}"
         )
-    start = 4 + 4 * content[3]
-    if len(content) < start:
-        raise ValueError(f"{path} is truncated: it ends within its header of {start} bytes")
-    shape = tuple(int(n) for n in np.frombuffer(content[4:start], ">u4"))
-    dtype = np.dtype(_IDX_TYPES[content[2]])
-    expected = start + math.prod(shape) * dtype.itemsize
-    if len(content) != expected:
-        raise ValueError(
-            f"{path} is truncated or damaged: its header announces shape {shape}, "
-            f"{expected} bytes in all, and it has {len(content)}"
-        )
-    return _tensor(np.frombuffer(content, dtype, offset=start).reshape(shape).copy(), path)
-
-
-def _read_folder(folder: Path) -> tuple[Tensor, Tensor | None]:
-    try:
-        from PIL import Image
-    except ImportError as error:
-        raise ImportError(
-            "reading images needs pillow, which is not installed; pip install 'scoregen[data]'"
-        ) from error
-    files, label = _list_images(folder)
-    images: list[np.ndarray] = []
-    for file in files:
-        try:
-            with Image.open(file) as opened:
-                image = opened.convert("L") if opened.mode == "1" else opened
-                if image.mode not in ("L", "RGB"):
-                    raise ValueError(
-                        f"images must be 8-bit grey or RGB, and {file} is of mode {image.mode}; "
-                        "convert it first"
-                    )
-                images.append(np.asarray(image))
-        except OSError as error:
-            raise ValueError(f"{file} is truncated or not an image: {error}") from error
-        if images[-1].shape != images[0].shape:
-            raise ValueError(
-                f"images must agree in size and colour: {files[0]} has shape "
-                f"{images[0].shape}, {file} has {images[-1].shape}"
-            )
-    values = torch.from_numpy(np.stack(images))
-    return (values[:, None] if values.ndim == 3 else values.movedim(3, 1).contiguous()), label
-
-
-def _list_images(folder: Path) -> tuple[list[Path], Tensor | None]:
-    """The images of a folder in the order of their names, with the subfolder as the label."""
-    entries = sorted(p for p in folder.iterdir() if not p.name.startswith("."))
-    classes = [p for p in entries if p.is_dir()]
-    loose = [p for p in entries if not p.is_dir()]
-    if classes and loose:
-        raise ValueError(
-            f"{folder} holds both subfolders and files ({classes[0].name}, {loose[0].name}): put "
-            "every image into the subfolder of its class, or all into one folder"
-        )
-    files, labels = loose, []
-    for index, subfolder in enumerate(classes):
-        members = sorted(p for p in subfolder.iterdir() if not p.name.startswith("."))
-        if not members:
-            raise ValueError(f"{subfolder} is empty; every subfolder is a class and needs images")
-        files += members
-        labels += [index] * len(members)
-    foreign = next((p for p in files if p.is_dir() or p.suffix.lower() not in _IMAGES), None)
-    if foreign is not None:
-        raise ValueError(f"{foreign} is not an image; known are {', '.join(sorted(_IMAGES))}")
-    if not files:
-        raise ValueError(f"{folder} holds no images; known are {', '.join(sorted(_IMAGES))}")
-    return files, torch.tensor(labels) if classes else None
+    return _tensor(np.frombuffer(content, dtype).reshape(shape).copy(), path)
 
 
 def _as_label(label: Tensor) -> Tensor:
@@ -252,6 +255,13 @@ def _scale(
 ) -> tuple[Tensor, tuple[float, float] | None, int | None]:
     values = values.detach()
     if values.dtype.is_floating_point:
+        if values.ndim == 4 and values.shape[3] in (1, 3, 4) and values.shape[1] not in (1, 3, 4):
+            warnings.warn(
+                f"{path} holds floats of shape {tuple(values.shape)}, which are kept as they are; "
+                "if these are images with their channels last, store them as (N, C, H, W)",
+                UserWarning,
+                stacklevel=3,
+            )
         return values.to(torch.float32), range, bins
     if values.dtype == torch.uint8:
         bins = 256 if bins is None else bins
@@ -263,7 +273,15 @@ def _scale(
         )
     if range not in (None, (-1, 1)):
         raise ValueError(f"levels are put on [-1, 1]; leave range={range} out, or store floats")
-    return from_levels(values, bins), (-1.0, 1.0), bins
+    return _narrowest(values, bins), None, bins
+
+
+def _narrowest(levels: Tensor, bins: int) -> Tensor:
+    """Levels in one byte where they fit, once they are known to."""
+    if levels.dtype != torch.uint8 and levels.numel() and bins <= 256:
+        low, high = int(levels.min()), int(levels.max())
+        return levels.to(torch.uint8) if low >= 0 and high < 256 else levels
+    return levels
 
 
 def _channels_first(values: Tensor) -> Tensor:

@@ -67,7 +67,7 @@ class DenoisingScoreMatching:
             raise ValueError(
                 "StaticSDE has no noise to remove; train a time-free energy with another objective"
             )
-        t = self.law(model.sde, len(x0), generator).to(x0.device)
+        t = self.law(model.sde, len(x0), generator)
         eps = torch.randn(
             x0.shape, generator=generator, dtype=x0.dtype, device=generator.device
         ).to(x0.device)
@@ -96,11 +96,22 @@ class DenoisingScoreMatching:
     def _measure(
         self, model: ScoreModel, x0: Tensor, t: Tensor, eps: Tensor, condition: dict[str, Any]
     ) -> tuple[Tensor, Tensor | None]:
-        level = model.sde.level_of(t, x0)
+        if t.numel() not in (1, len(x0)) or t.numel() != (len(t) if t.dim() else 1):
+            raise ValueError(
+                f"need one time, or one per sample ({len(x0)}), got shape {tuple(t.shape)}"
+            )
+        t = t.reshape(-1)
+        # levels and weights in float64 where t lives, since not every device of x0 knows float64
+        exact: Level = model.sde.level_of(t.double(), t.double())
+        weight = self.weight(model, exact, self.law) / (exact.alpha**2 + exact.sigma**2)
+        level = Level(*(per_sample(column, x0) for column in exact))
         said = model(level.alpha * x0 + level.sigma * eps, level, **condition)
         # v carries both errors: v - v_hat = sqrt(alpha^2 + sigma^2) times the pair of them
         error = said.v - (level.alpha * eps - level.sigma * x0)
-        exact: Level = model.sde.level_of(t.double(), t.double())
-        weight = self.weight(model, exact, self.law) / (exact.alpha**2 + exact.sigma**2)
         squared = error.square().flatten(1).sum(1) if error.dim() > 1 else error.square()
-        return weight.to(squared.dtype) * squared, said.spread
+        return per_sample(weight, squared) * squared, said.spread
+
+
+def per_sample(values: Tensor, x: Tensor) -> Tensor:
+    """Values of shape (batch,) in the dtype and on the device of x, shaped to broadcast with it."""
+    return values.to(x.dtype).to(x.device).reshape(len(values), *(1,) * (x.dim() - 1))

@@ -45,12 +45,16 @@ class Law(ABC):
         """Log of the density with respect to t, shaped like t, float64; -inf outside."""
 
     def __call__(self, sde: SDE, count: int, generator: torch.Generator) -> Tensor:
-        """Draw `count` times, shape (count,), float64, on the generator's device."""
+        """Draw `count` times, shape (count,), float64, on the generator's device or the CPU."""
         return self.quantile(sde, _uniform(check_count("count", count, 0), generator))
 
 
 def _uniform(count: int, generator: torch.Generator) -> Tensor:
-    u = torch.rand(count, generator=generator, dtype=torch.float64, device=generator.device)
+    place = generator.device
+    if place.type == "mps":  # which has no float64
+        u = torch.rand(count, generator=generator, device=place).cpu().double()
+    else:
+        u = torch.rand(count, generator=generator, dtype=torch.float64, device=place)
     # 0 itself, once in 2^53 draws, would be the infinite end of a normal law
     return u.clamp_(min=2.0**-53)
 

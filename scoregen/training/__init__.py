@@ -7,10 +7,12 @@ from .checkpoint import CheckpointError, card, digits_model, fingerprint, load, 
 from .ema import EMA
 from .fit import fit
 from .loop import TrainingError, TrainStep
+from .settings import TrainSettings
 
 __all__ = [
     "CheckpointError",
     "EMA",
+    "TrainSettings",
     "TrainStep",
     "TrainingError",
     "card",

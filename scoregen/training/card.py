@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import fields, is_dataclass
-from typing import Any
+from typing import Any, NamedTuple
+
+from torch import nn
 
 from .._families import classes
 from .._files import CheckpointError
+from ..energies import EnergyNetwork, ReconstructionEnergy
+from ..models import ScoreModel, ScoreNetwork
 
-# the words that cards of format 1 use for the families
+# the words that cards use for the families
 _FAMILY = {
     "sde": "process",
     "parameterization": "parameterization",
@@ -16,33 +21,120 @@ _FAMILY = {
     "net": "network",
 }
 
+# models that are made of described parts, and the parts, in the order of their arguments
+MODELS: dict[str, tuple[Callable[..., ScoreModel], tuple[str, ...]]] = {
+    "ScoreNetwork": (ScoreNetwork, ("net", "sde", "parameterization", "clock")),
+    "EnergyNetwork": (EnergyNetwork, ("net", "sde", "clock")),
+}
+
 # classes that carry another name in cards written by 0.1
 _RENAMED = {"Raw": "RawTime"}
 
 
+class Missing(NamedTuple):
+    """What a card cannot rebuild, and the argument of `load` that takes it."""
+
+    what: str
+    argument: str
+
+
+def plain(net: nn.Module) -> nn.Module:
+    """The network inside a compiled one."""
+    while "_orig_mod" in net._modules:
+        net = net.get_submodule("_orig_mod")
+    return net
+
+
+def core(model: ScoreModel) -> nn.Module:
+    """The module whose weights are a model's: its network, or, without described parts, itself."""
+    return plain(model.net) if isinstance(model, ScoreNetwork | EnergyNetwork) else model
+
+
+def describe_model(model: ScoreModel) -> dict[str, Any]:
+    """The class of a model and its parts; parts of one's own have no arguments.
+
+    >>> from scoregen import MLP, V, VPSDE
+    >>> sorted(describe_model(ScoreNetwork(MLP(), VPSDE(), V())))
+    ['clock', 'model', 'net', 'parameterization', 'sde']
+    """
+    name = type(model).__name__
+    cls, parts = MODELS.get(name, (None, ()))
+    if cls is not type(model):
+        return {"model": name}
+    return {"model": name, **{part: describe(getattr(model, part), part) for part in parts}}
+
+
+def undescribed(model: ScoreModel) -> Missing | None:
+    """What of a model only its owner's code can rebuild.
+
+    >>> from scoregen import MLP, V, VPSDE
+    >>> undescribed(ScoreNetwork(nn.Identity(), VPSDE(), V()))
+    Missing(what='Identity', argument='net')
+    """
+    entries = describe_model(model)
+    if len(entries) == 1:
+        return Missing(type(model).__name__, "model")
+    own = [part for part, entry in entries.items() if part != "model" and entry["args"] is None]
+    if not own:
+        return None
+    what = ", ".join(entries[part]["class"] for part in own)
+    return Missing(what, "net" if own == ["net"] else "model")
+
+
 def describe(thing: Any, family: str) -> dict[str, Any]:
-    """The class and the arguments of a configuration object, in JSON's types."""
+    """The class and the arguments of a configuration object, in JSON's types.
+
+    Args:
+        thing: a process, parameterization, clock or network.
+        family: which of these, in the card's words.
+    """
+    if family == "net":
+        return _describe_net(plain(thing))
     name = type(thing).__name__
     known = classes(_FAMILY[family]).get(name) is type(thing)
-    if family == "net":
-        return {"class": name, "args": dict(thing.config) if known else None}
     if not known:
-        raise CheckpointError(
-            f"{name} is no {family} of scoregen, and only its public classes can be rebuilt from a "
-            "card; save the network's own state_dict instead"
-        )
+        return {"class": getattr(thing, "__qualname__", name), "args": None}
+    named = [f.name for f in fields(thing) if f.init]
+    entries = {key: _value(getattr(thing, key), family) for key in named}
+    return {"class": name, "args": None if any(map(_unknown, entries.values())) else entries}
 
-    def plain(value: Any) -> Any:
-        if is_dataclass(value) and not isinstance(value, type):
-            return describe(value, family)
-        return [plain(v) for v in value] if isinstance(value, tuple) else value
 
-    args = {f.name: plain(getattr(thing, f.name)) for f in fields(thing) if f.init}
-    return {"class": name, "args": args}
+def _value(value: Any, family: str) -> Any:
+    if is_dataclass(value) and not isinstance(value, type):
+        return describe(value, family)
+    return [_value(v, family) for v in value] if isinstance(value, tuple) else value
+
+
+def _unknown(entry: Any) -> bool:
+    if isinstance(entry, list):
+        return any(map(_unknown, entry))
+    return isinstance(entry, dict) and "args" in entry and entry["args"] is None
+
+
+def _describe_net(net: nn.Module) -> dict[str, Any]:
+    name = type(net).__name__
+    if isinstance(net, ReconstructionEnergy):
+        inner = describe(net.net, "net") if isinstance(net.net, nn.Module) else {"args": None}
+        args = None if inner["args"] is None else {"net": inner, "scale": net.scale}
+        return {"class": name, "args": args}
+    config = vars(net).get("config")
+    known = classes("network").get(name) is type(net) and isinstance(config, dict)
+    return {"class": name, "args": dict(config) if known and config is not None else None}
 
 
 def rebuild(entry: Any, family: str) -> Any:
-    known = classes(_FAMILY[family])
+    """The object that `describe` wrote down.
+
+    Args:
+        entry: a class and its arguments.
+        family: what it must be, in the card's words.
+
+    Raises:
+        CheckpointError: for anything but a public class with fitting arguments.
+    """
+    known: dict[str, Any] = dict(classes(_FAMILY[family]))
+    if family == "net":
+        known["ReconstructionEnergy"] = ReconstructionEnergy
     if not isinstance(entry, dict) or set(entry) != {"class", "args"}:
         raise CheckpointError(f"the card's {family} must have a class and args, got {entry!r:.200}")
     name, args = entry["class"], entry["args"]
@@ -55,7 +147,7 @@ def rebuild(entry: Any, family: str) -> Any:
         )
 
     def rich(value: Any) -> Any:
-        if isinstance(value, dict):
+        if isinstance(value, dict) and set(value) == {"class", "args"}:
             return rebuild(value, family)
         return tuple(rich(v) for v in value) if isinstance(value, list) else value
 

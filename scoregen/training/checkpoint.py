@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import shutil
-import tempfile
+from collections.abc import Callable
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
@@ -19,19 +19,21 @@ import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from .._checks import check_choice, check_count
-from .._files import CheckpointError, check_finite, probe, write
+from .._files import CheckpointError, check_finite, probe, sweep, temporary, write
 from .._identity import identity
 from .._version import __version__
-from ..models import ScoreNetwork
-from .card import describe, rebuild
+from ..data.dataset import Units
+from ..models import ScoreModel, ScoreNetwork
+from .card import MODELS, core, describe_model, rebuild
 
 __all__ = ["CheckpointError", "card", "digits_model", "fingerprint", "load", "probe", "save"]
 
-FORMAT = 1
+FORMAT = 2
 _KIND = "scoregen checkpoint"
-_CARD, _WEIGHTS = "card.json", "model.safetensors"
+_CARD, _WEIGHTS, _NEXT = "card.json", "model.safetensors", "next.safetensors"
 _LARGEST_CARD = 1 << 24
 DIGITS = Path(str(files("scoregen.data").joinpath("digits_v")))
 
@@ -53,8 +55,20 @@ def fingerprint(model: nn.Module) -> str:
     return identity(model)[:12]
 
 
+def check_target(folder: Path, overwrite: bool) -> None:
+    """Refuse a folder that must not be written over.
+
+    Raises:
+        CheckpointError: if it exists, unless it is a checkpoint and `overwrite` is set.
+    """
+    if folder.exists() and not overwrite:
+        raise CheckpointError(f"{folder} exists already; choose another name or overwrite=True")
+    if folder.exists() and not (folder / _CARD).is_file():
+        raise CheckpointError(f"{folder} is no checkpoint, so it is not overwritten; move it away")
+
+
 def save(
-    model: ScoreNetwork,
+    model: ScoreModel,
     folder: str | Path,
     *,
     steps: int = 0,
@@ -62,21 +76,24 @@ def save(
     data_range: tuple[float, float] | None = None,
     bins: int | None = None,
     event: tuple[int, ...] | None = None,
+    units: Units | None = None,
     extra: dict[str, Any] | None = None,
     overwrite: bool = False,
 ) -> Path:
-    """Write a model as a folder; it appears whole or not at all.
+    """Write a model as a folder; it appears, or replaces an older one, whole or not at all.
 
-    A network of your own is saved too: its weights, not its code. Give it to `load` as `net=`.
+    Networks and models of your own are saved too: their weights, not their code. Give that code to
+    `load`, as `net=` where only the network is yours, as `model=` otherwise.
 
     Args:
-        model: a network with its process, parameterization and clock.
+        model: a `ScoreNetwork`, an `EnergyNetwork`, or any other score model.
         folder: where to; made here.
         steps: training steps behind the weights.
         weights: which set these are: the average or the last ones.
         data_range: interval the data cannot leave.
         bins: number of levels of discrete data.
         event: shape of one sample.
+        units: what the data were standardised by.
         extra: anything else worth knowing, in JSON's types.
         overwrite: replace an older checkpoint.
 
@@ -90,12 +107,9 @@ def save(
     """
     check_choice("weights", weights, ("ema", "raw"))
     folder = Path(folder)
-    if folder.exists() and not overwrite:
-        raise CheckpointError(f"{folder} exists already; choose another name or overwrite=True")
-    if folder.exists() and not (folder / _CARD).is_file():
-        raise CheckpointError(f"{folder} is no checkpoint, so it is not overwritten; move it away")
+    check_target(folder, overwrite)
     probe(folder.parent)
-    tensors = {k: v.detach().cpu().clone() for k, v in model.net.state_dict().items()}
+    tensors = {_plain(k): v.detach().cpu().clone() for k, v in core(model).state_dict().items()}
     check_finite(tensors, "the model")
     content = safetensors.torch.save(tensors)
     text = {
@@ -103,43 +117,71 @@ def save(
         "format": FORMAT,
         "scoregen": __version__,
         "torch": torch.__version__,
-        "net": describe(model.net, "net"),
-        "sde": describe(model.sde, "sde"),
-        "parameterization": describe(model.parameterization, "parameterization"),
-        "clock": describe(model.clock, "clock"),
+        **describe_model(model),
         "event": None if event is None else list(event),
         "data_range": None if data_range is None else list(data_range),
         "bins": bins,
+        "units": None if units is None else units._asdict(),
         "weights": {
             "set": weights,
             "bytes": len(content),
             "sha256": hashlib.sha256(content).hexdigest(),
-            "parameters": sum(p.numel() for p in model.net.parameters()),
+            "parameters": sum(p.numel() for p in model.parameters()),
         },
         "steps": check_count("steps", steps, 0),
         "extra": extra or {},
     }
     try:
+        text["sha256"] = _seal(text)
         encoded = json.dumps(text, indent=1, allow_nan=False).encode()
     except (TypeError, ValueError) as error:
         raise CheckpointError(
             f"the card must hold finite values of JSON's types: {error}"
         ) from error
-    part = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
-    part.chmod(0o755)
-    old = part.with_name(f"{part.name}.old")
+    if folder.exists():
+        _replace(folder, content, encoded)
+    else:
+        _create(folder, content, encoded)
+    return folder
+
+
+def _create(folder: Path, content: bytes, encoded: bytes) -> None:
+    part = temporary(folder)
     try:
+        part.mkdir()
         write(part / _WEIGHTS, content)
         write(part / _CARD, encoded)
-        if folder.exists():
-            os.rename(folder, old)
         os.rename(part, folder)
     finally:
-        if old.exists() and not folder.exists():
-            os.rename(old, folder)
         shutil.rmtree(part, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
-    return folder
+
+
+def _replace(folder: Path, content: bytes, encoded: bytes) -> None:
+    """The new weights stand beside the old ones until the card, replaced at once, names them."""
+    sweep(folder)
+    if (folder / _NEXT).exists():  # an earlier replacement was broken off
+        if _is(folder / _NEXT, card(folder)["weights"]):
+            os.replace(folder / _NEXT, folder / _WEIGHTS)
+        else:
+            (folder / _NEXT).unlink()
+    write(folder / _NEXT, content)
+    write(folder / _CARD, encoded)
+    os.replace(folder / _NEXT, folder / _WEIGHTS)
+
+
+def _is(path: Path, expected: dict[str, Any]) -> bool:
+    return hashlib.sha256(path.read_bytes()).hexdigest() == expected.get("sha256")
+
+
+def _seal(text: dict[str, Any]) -> str:
+    """SHA-256 of what a card says, apart from the seal itself."""
+    said = {key: value for key, value in text.items() if key != "sha256"}
+    return hashlib.sha256(json.dumps(said, sort_keys=True, allow_nan=False).encode()).hexdigest()
+
+
+def _plain(name: str) -> str:
+    """The name of a weight without what torch.compile puts into it."""
+    return name.replace("_orig_mod.", "")
 
 
 def card(folder: str | Path) -> dict[str, Any]:
@@ -175,26 +217,62 @@ def card(folder: str | Path) -> dict[str, Any]:
         raise CheckpointError(f"{path} is damaged or no JSON: {error}") from error
     if not isinstance(content, dict) or content.get("kind") != _KIND:
         raise CheckpointError(f"{path} is not the card of a scoregen checkpoint")
-    if content.get("format") != FORMAT:
+    if content.get("format") not in (1, FORMAT):
         raise CheckpointError(
-            f"{path} has format {content.get('format')!r} and this scoregen reads {FORMAT}; it was "
-            f"written by scoregen {content.get('scoregen')!r}: install that version or newer"
+            f"{path} has format {content.get('format')!r} and this scoregen reads 1 and {FORMAT}; "
+            f"it was written by scoregen {content.get('scoregen')!r}: install that version or newer"
         )
-    missing = {"net", "sde", "parameterization", "clock", "weights", "steps"} - set(content)
+    if content["format"] == 1:  # written by 0.1, which knew one kind of model
+        content = {"model": "ScoreNetwork", "units": None, **content}
+    elif _sealed(content) != content.get("sha256"):
+        raise CheckpointError(f"{path} is damaged: its SHA-256 differs from the one it states")
+    _, parts = MODELS.get(str(content.get("model")), (None, ()))
+    described = set(parts) if set(parts) & set(content) else set()
+    missing = ({"model", "weights", "steps"} | described) - set(content)
     if missing or not isinstance(content["weights"], dict):
         raise CheckpointError(f"{path} is damaged: {', '.join(sorted(missing))} missing")
     return content
 
 
+def _sealed(content: dict[str, Any]) -> str:
+    try:
+        return _seal(content)
+    except ValueError:  # NaN, which no card holds
+        return ""
+
+
+class _Undrawn(TorchFunctionMode):
+    """Builds networks without drawing first weights, which a checkpoint replaces.
+
+    On the meta device torch would import its compiler for each draw.
+    """
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        named = kwargs or {}
+        if getattr(func, "__module__", "") == "torch.nn.init":
+            return args[0] if args else named["tensor"]
+        return func(*args, **named)
+
+
 def load(
-    folder: str | Path, *, net: nn.Module | None = None, device: torch.device | str = "cpu"
-) -> ScoreNetwork:
+    folder: str | Path,
+    *,
+    net: nn.Module | None = None,
+    model: ScoreModel | None = None,
+    device: torch.device | str = "cpu",
+) -> ScoreModel:
     """Read a model back, in evaluation mode; every byte of its weights is verified.
 
     Args:
         folder: what `save` wrote.
         net: the network to fill, where it is not one of scoregen's.
+        model: the model to fill, where its class, process, parameterization or clock is your own.
         device: where the model should live.
+
+    Returns:
+        A model of the class that was saved: a `ScoreNetwork`, an `EnergyNetwork`, or `model`.
 
     Raises:
         CheckpointError: if anything is missing, damaged, foreign, newer, or does not fit.
@@ -204,23 +282,58 @@ def load(
     """
     folder = Path(folder)
     text = card(folder)
-    sde, meaning, clock = (rebuild(text[k], k) for k in ("sde", "parameterization", "clock"))
+    if model is not None:
+        if net is not None:
+            raise TypeError("give load either net or model, not both")
+        _check_same(folder, text, model)
+        made = model
+    else:
+        made = _made(folder, text, net)
+    tensors = _read(folder, text["weights"])
+    _fill(core(made), tensors, folder)
+    return made.eval().to(device)
+
+
+def _made(folder: Path, text: dict[str, Any], net: nn.Module | None) -> ScoreModel:
+    """The model a card describes, with weights still to be filled in."""
+    name = text["model"]
+    cls, parts = MODELS.get(name, (None, ())) if isinstance(name, str) else (None, ())
+    own = [p for p in parts if isinstance(text.get(p), dict) and text[p].get("args") is None]
+    if cls is None or not set(parts) <= set(text) or set(own) - {"net"}:
+        what = ", ".join(str(text[p].get("class")) for p in own) or name
+        raise CheckpointError(
+            f"{folder} holds the weights of {name!r:.200} and not the code of {what}, which is "
+            "none of scoregen's: build the model yourself and pass it, load(folder, model=...)"
+        )
+    made = {part: rebuild(text[part], part) for part in parts if part != "net"}
     if net is None:
-        if isinstance(text["net"], dict) and text["net"].get("args") is None:
+        if own:
             raise CheckpointError(
                 f"{folder} holds the weights of {text['net'].get('class')!r}, which is no network "
                 "of scoregen: build it yourself and pass it, load(folder, net=...)"
             )
-        # no initial weights are drawn, and a card that asks for a huge network costs nothing
-        with torch.device("meta"):
+        # a card that names a huge network costs nothing
+        with torch.device("meta"), _Undrawn():
             net = rebuild(text["net"], "net")
-    tensors = _read(folder / _WEIGHTS, text["weights"])
-    _fill(net, tensors, folder)
-    return ScoreNetwork(net, sde, meaning, clock).eval().to(device)
+    return cls(net=net, **made)
 
 
-def _read(path: Path, expected: dict[str, Any]) -> dict[str, Tensor]:
-    if not path.is_file() or path.is_symlink():
+def _check_same(folder: Path, text: dict[str, Any], model: ScoreModel) -> None:
+    """A model that is given must be what the card describes, as far as it does."""
+    said = json.loads(json.dumps(describe_model(model)))
+    other = [part for part in said if text.get(part) != said[part]]
+    if other:
+        raise CheckpointError(
+            f"{folder} does not hold the weights of this {type(model).__name__}; they differ in "
+            + "; ".join(f"{part}: {text.get(part)!r:.200} -> {said[part]!r:.200}" for part in other)
+        )
+
+
+def _read(folder: Path, expected: dict[str, Any]) -> dict[str, Tensor]:
+    path = folder / _WEIGHTS
+    if (folder / _NEXT).is_file() and _is(folder / _NEXT, expected):
+        path = folder / _NEXT  # a replacement was broken off after the card was written
+    if not path.is_file():
         raise CheckpointError(f"{path} is missing")
     content = path.read_bytes()
     if len(content) != expected.get("bytes"):
@@ -241,7 +354,9 @@ def _fill(net: nn.Module, tensors: dict[str, Tensor], folder: Path) -> None:
     """Put the weights into the network, or say which do not fit."""
     if tensors and all(name.startswith("module.") for name in tensors):
         tensors = {name.removeprefix("module."): value for name, value in tensors.items()}
-    wanted = net.state_dict()
+    tensors = {_plain(name): value for name, value in tensors.items()}
+    names = {_plain(name): name for name in net.state_dict()}
+    wanted = {name: net.state_dict()[inner] for name, inner in names.items()}
     missing, unexpected = sorted(set(wanted) - set(tensors)), sorted(set(tensors) - set(wanted))
     shapes = [k for k, v in wanted.items() if k in tensors and v.shape != tensors[k].shape]
     if missing or unexpected or shapes:
@@ -249,7 +364,7 @@ def _fill(net: nn.Module, tensors: dict[str, Tensor], folder: Path) -> None:
             f"the weights of {folder} do not fit {type(net).__name__}: missing {missing}, "
             f"unexpected {unexpected}, of another shape {shapes}"
         )
-    net.load_state_dict(tensors, assign=True)
+    net.load_state_dict({names[k]: v for k, v in tensors.items()}, assign=True)
 
 
 def digits_model() -> ScoreNetwork:
@@ -260,4 +375,7 @@ def digits_model() -> ScoreNetwork:
     >>> digits_model().net.config["classes"]
     10
     """
-    return load(DIGITS)
+    model = load(DIGITS)
+    if not isinstance(model, ScoreNetwork):
+        raise CheckpointError(f"{DIGITS} must hold a ScoreNetwork, got {type(model).__name__}")
+    return model

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
+from typing import Any
+
+import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from .._checks import check_number
 
 __all__ = ["EMA", "ema_decay"]
 
-_Tensors = tuple[Tensor, ...] | list[Tensor]
+# the model, averages, its weights beside them, and what is copied
+_Lists = tuple[nn.Module, list[Tensor], list[Tensor], list[tuple[Tensor, Tensor]]]
 
 
 def ema_decay(count: int, decay: float) -> float:
@@ -27,12 +31,18 @@ def ema_decay(count: int, decay: float) -> float:
     return min(decay, (1 + count) / (10 + count))
 
 
-class EMA(AveragedModel):
-    """Exponential moving average of a model's weights, by torch's own `AveragedModel`.
+def _narrow(p: Tensor) -> bool:
+    return p.is_floating_point() and p.element_size() < 4
+
+
+class EMA(nn.Module):
+    """Exponential moving average of a model's weights.
 
         e_0 = w_0,   e_k = d_k e_{k-1} + (1 - d_k) w_k
 
-    with the decay d_k of `ema_decay`. Buffers are copied. The average lives in `module`, in
+    with the decay d_k of `ema_decay`. Weights of 16 bits and fewer are averaged in float32, since
+    an update of 1 - d_k = 0.001 is less than their rounding, and `module` holds the average
+    rounded to the model's own dtype. Buffers are copied. The average lives in `module`, in
     evaluation mode and without gradients; the model itself is only read. (Polyak and Juditsky
     1992; for scores: Song and Ermon 2020, 2006.09011.)
 
@@ -48,18 +58,84 @@ class EMA(AveragedModel):
     """
 
     def __init__(self, model: nn.Module, decay: float = 0.999):
-        check_number("decay", decay, 0.0, 1.0, open_high=True)
-
-        def average(averaged: _Tensors, current: _Tensors, count: Tensor | int) -> None:
-            rate = ema_decay(int(count), decay)
-            get_ema_multi_avg_fn(rate)(averaged, current, count)
-
-        super().__init__(model, multi_avg_fn=average)
-        self.decay = decay
-        self.requires_grad_(False)
+        super().__init__()
+        self.decay = check_number("decay", decay, 0.0, 1.0, open_high=True)
+        self.count = 0
+        self.module = deepcopy(model).requires_grad_(False)
+        narrow = [p for p in self.module.parameters() if _narrow(p)]
+        self.narrow = len(narrow)
+        for i, p in enumerate(narrow):
+            self.register_buffer(f"wide{i}", p.detach().float())
+        # lists of tensors are gathered once: finding them costs as much as the update itself
+        self._lists: _Lists | None = None
         self.eval()
+
+    def _gather(self, model: nn.Module) -> _Lists:
+        averages: list[Tensor] = []
+        current: list[Tensor] = []
+        copied = list(zip(self.module.buffers(), model.buffers(), strict=True))
+        wide = iter(self._wide())
+        for e, w in zip(self.module.parameters(), model.parameters(), strict=True):
+            if e.is_floating_point() or e.is_complex():
+                averages.append(next(wide) if _narrow(e) else e)
+                current.append(w)
+            else:
+                copied.append((e, w))
+        self._lists = (model, averages, current, copied)
+        return self._lists
+
+    def _wide(self) -> list[Tensor]:
+        return [getattr(self, f"wide{i}") for i in range(self.narrow)]
+
+    @torch.no_grad()
+    def update_parameters(self, model: nn.Module) -> None:
+        """Take the model's weights into the average.
+
+        Args:
+            model: the model given at the start, or one of the same architecture.
+        """
+        known = self._lists is not None and self._lists[0] is model
+        _, averages, current, copied = self._lists if known and self._lists else self._gather(model)
+        rate = 1 - ema_decay(self.count, self.decay) if self.count else 1.0
+        if averages:
+            pairs = zip(averages, current, strict=True)
+            wide = [w if w.dtype == e.dtype else w.to(e.dtype) for e, w in pairs]
+            if self.count:
+                torch._foreach_lerp_(averages, wide, rate)
+            else:
+                torch._foreach_copy_(averages, wide)
+        for e, w in copied:
+            e.copy_(w)
+        self.count += 1
+        if self.narrow:
+            narrow: list[Tensor] = [p for p in self.module.parameters() if _narrow(p)]
+            torch._foreach_copy_(narrow, self._wide())
+
+    def snapshot(self) -> nn.Module:
+        """A copy of the average as it is now, ready to sample from."""
+        return deepcopy(self.module)
+
+    def forward(self, *arguments: Any, **named: Any) -> Any:
+        """The averaged model's own answer."""
+        return self.module(*arguments, **named)
 
     def train(self, mode: bool = True) -> EMA:
         """Stays in evaluation mode: the average is for sampling."""
         super().train(False)
         return self
+
+    def get_extra_state(self) -> Tensor:
+        """The number of updates, which the next decay depends on."""
+        return torch.tensor(self.count)
+
+    def set_extra_state(self, state: Tensor) -> None:
+        """Continue after that many updates."""
+        self.count = int(state)
+
+    def _apply(self, *arguments: Any, **named: Any) -> EMA:
+        self._lists = None  # moving a module replaces its buffers
+        super()._apply(*arguments, **named)
+        return self
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_lists": None}

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from .._checks import check_count, check_number
 from .._files import probe
 from ..data.dataset import Data
 from ..models import ScoreModel
 from ..objectives import DenoisingScoreMatching, Objective
+from ..processes import StaticSDE
+from .card import describe_model, undescribed
+from .checkpoint import check_target
 from .ema import EMA
-from .loop import RESUME, Loop, Loss, TrainingError, TrainStep, learning_rate, network_classes
+from .identity import identity, structure
+from .labels import label_classes
+from .loop import RESUME, Loop, TrainingError, TrainStep
 from .resume import Run
+from .settings import TrainSettings, learning_rate
 
 __all__ = ["TrainStep", "TrainingError", "fit", "learning_rate"]
 
@@ -38,6 +44,7 @@ def fit(
     out: str | Path | None = None,
     save_every: int = 1000,
     resume: bool = True,
+    objective_name: str | None = None,
     accelerator: Any = None,
     device: torch.device | str | None = None,
     progress: bool = True,
@@ -47,11 +54,12 @@ def fit(
     AdamW with a warmed-up cosine rate and an average of the weights (Ho et al. 2020, 2006.11239,
     Algorithm 1, for the default objective). Order of data, times, noise, dropped labels and dropout
     are functions of (seed, step), so a training that was stopped and resumed ends, on a CPU, with
-    the same bits as one that was not; Ctrl-C, or leaving the loop, saves.
+    the same bits as one that was not. Ctrl-C, SIGTERM, SIGHUP, and leaving the loop, save; a killed
+    process loses at most `save_every` steps.
 
     Args:
         model: what to train; it is moved to the device and left with the last weights.
-        data: the samples; labels are used if the network has classes.
+        data: the samples. Their labels go to the model, which must declare its `classes`.
         objective: the loss per sample; `DenoisingScoreMatching()` unless given.
         steps: updates in all, those before a resume included.
         batch: samples per update, over all processes together.
@@ -61,15 +69,19 @@ def fit(
         weight_decay: of AdamW.
         grad_clip: largest norm of the gradient of the loss per coordinate; inf for none.
         ema_decay: decay of the average in the long run.
-        label_dropout: share of labels replaced by the null class; 0.1 with classes unless given.
+        label_dropout: share of labels replaced by the null class; 0.1 with labels unless given.
         patience: steps in a row without a finite gradient, each skipped, before giving up.
-        out: folder for `resume.safetensors` and, at the end, the checkpoint `model` with the
-            averaged weights; None writes nothing.
-        save_every: steps between two resume files.
-        resume: continue from the resume file, if there is one.
+        out: folder for `resume.safetensors` and the checkpoint `model` with the averaged weights,
+            both written at every save; None writes nothing.
+        save_every: steps between two saves.
+        resume: continue from the resume file, if there is one and it is of this training: the same
+            data by content, the same network by its settings, the same objective by its fields and
+            code.
+        objective_name: stands for an objective that has no such description, as one that
+            reads an open file; change it whenever the objective changes.
         accelerator: an `accelerate.Accelerator`, for several processes or mixed precision.
         device: where to train; the model's own device unless given.
-        progress: show a bar.
+        progress: show a bar, on a terminal.
 
     Yields:
         A `TrainStep` after every update.
@@ -86,42 +98,47 @@ def fit(
     >>> last.step, last.ema.sde == model.sde
     (3, True)
     """
-    check_count("steps", steps)
-    check_count("save_every", save_every)
-    check_count("patience", patience)
-    check_number("lr", lr, 0.0, open_low=True)
-    check_number("grad_clip", grad_clip, 0.0, open_low=True)
-    check_number("weight_decay", weight_decay, 0.0)
-    warmup = min(500, steps // 10) if warmup is None else check_count("warmup", warmup, 0)
+    if not isinstance(model, ScoreModel):
+        raise TypeError(
+            f"model must be a ScoreModel, got {type(model).__name__}; wrap a network: "
+            "ScoreNetwork(net, VPSDE(), V())"
+        )
     if not isinstance(data, Data):
         raise TypeError(f"data must be scoregen Data, got {type(data).__name__}; use Data(x)")
-    classes = network_classes(model)
-    if label_dropout is None:
-        label_dropout = 0.1 if classes and data.label is not None else 0.0
-    check_number("label_dropout", label_dropout, 0.0, 1.0)
-    if classes and data.label is not None and data.classes > classes:
-        raise ValueError(f"the data have {data.classes} classes and the network {classes}")
-    if label_dropout and not (classes and data.label is not None):
+    labelled = data.label is not None
+    classes = label_classes(model)
+    _check_labels(model, data, classes)
+    if label_dropout and not labelled:
         raise ValueError("label_dropout needs labelled data and a network with classes")
+    settings = TrainSettings(
+        steps=steps,
+        batch=batch,
+        lr=lr,
+        seed=seed,
+        warmup=_warmup(steps) if warmup is None else warmup,
+        weight_decay=weight_decay,
+        grad_clip=grad_clip,
+        ema_decay=ema_decay,
+        label_dropout=0.1 * labelled if label_dropout is None else label_dropout,
+        patience=patience,
+        save_every=save_every,
+    )
     world = _world(accelerator, batch)
     data.batches(batch, seed)
-    loss = Loss(model, objective or DenoisingScoreMatching())
-    settings = {
-        "steps": steps,
-        "batch": batch,
-        "lr": lr,
-        "seed": seed,
-        "warmup": warmup,
-        "weight_decay": weight_decay,
-        "grad_clip": str(grad_clip),
-        "ema_decay": ema_decay,
-        "label_dropout": label_dropout,
-        "objective": repr(loss.objective),
-        "data": [data.name, len(data), *data.event],
-        "model": {k: list(v.shape) for k, v in model.state_dict().items()},
-        "process": [repr(vars(model).get(k)) for k in ("sde", "parameterization", "clock")],
-        "processes": world,
-    }
+    _warn_of_scale(model, data)
+    objective = DenoisingScoreMatching() if objective is None else objective
+    folder, description = None, {}
+    if out is not None:
+        folder = probe(out)
+        check_target(folder / "model", overwrite=True)
+        _warn_of_own_parts(model, folder)
+        description = {
+            **settings.fixed(),
+            "processes": world,
+            "data": data.identity(),
+            "model": structure(model),
+            "objective": identity(objective) if objective_name is None else objective_name,
+        }
     if accelerator is not None:
         device = accelerator.device
     place = model.placement()[0] if device is None else torch.device(device)
@@ -129,12 +146,60 @@ def fit(
     parameters = [p for p in model.parameters() if p.requires_grad]
     fused = place.type in ("cpu", "cuda") and all(p.is_floating_point() for p in parameters)
     optimizer = torch.optim.AdamW(parameters, lr, weight_decay=weight_decay, fused=fused)
-    run = Run(model, EMA(model, ema_decay), optimizer, {"step": 0, "skipped": 0})
-    folder = None if out is None else probe(out)
-    if folder is not None and resume and (folder / RESUME).exists():
-        run.read(folder / RESUME, settings)
-    loop = Loop(run, data, loss, place, settings, folder, save_every, patience, accelerator)
+    done = {"step": 0, "skipped": 0, "failed": 0}
+    run = Run(model, EMA(model, ema_decay), optimizer, objective, done, {})
+    if folder is not None:
+        run.remember_start()
+        if resume and (folder / RESUME).exists():
+            run.read(folder / RESUME, description)
+    loop = Loop(run, data, place, settings, classes, folder, description, accelerator)
     return loop.steps(progress)
+
+
+def _warmup(steps: int) -> int:
+    return min(500, steps // 10) if isinstance(steps, int) else 0
+
+
+def _check_labels(model: ScoreModel, data: Data, classes: int) -> None:
+    """Labels that are given must be taken: dropped ones train another model."""
+    if data.label is None:
+        return
+    if not classes:
+        raise ValueError(
+            f"the data have labels of {data.classes} classes, and no network inside "
+            f"{type(model).__name__} declares an attribute `classes`: build it with classes="
+            f"{data.classes}, or leave the labels out by data.unlabelled()"
+        )
+    if data.classes > classes:
+        raise ValueError(f"the data have {data.classes} classes and the network {classes}")
+
+
+def _warn_of_scale(model: ScoreModel, data: Data) -> None:
+    """The data must have vanished at t_max, or samples start from the wrong law."""
+    if isinstance(model.sde, StaticSDE):
+        return
+    last = model.sde.level(model.sde.t_max)
+    left = (last.alpha / last.sigma) ** 2 * data.mean_square()
+    if left > 1e-2:
+        warnings.warn(
+            f"at t_max = {last.t:g} the data still have {left:.2g} of the noise's power, "
+            "alpha^2 E|x|^2 / (d sigma^2), and sampling starts as if it were 0: train on "
+            "data.standardised(), or take a process with more noise",
+            UserWarning,
+            stacklevel=3,
+        )
+
+
+def _warn_of_own_parts(model: ScoreModel, folder: Path) -> None:
+    describe_model(model)
+    missing = undescribed(model)
+    if missing:
+        warnings.warn(
+            f"{folder / 'model'} will hold weights and not the code of {missing.what}: keep it, "
+            f"and read the checkpoint with load(folder, {missing.argument}=...)",
+            UserWarning,
+            stacklevel=3,
+        )
 
 
 def _world(accelerator: Any, batch: int) -> int:

@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import math
-import signal
-import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from ..data.dataset import Data, stream
-from ..models import ScoreModel, ScoreNetwork
+from ..models import ScoreModel
 from ..objectives import Objective
 from .checkpoint import save
 from .resume import Run
+from .settings import TrainSettings
+from .signals import Signals
 
-__all__ = ["TrainStep", "TrainingError", "learning_rate"]
+__all__ = ["TrainStep", "TrainingError"]
 
 RESUME = "resume.safetensors"
 
@@ -35,14 +37,20 @@ class TrainingError(RuntimeError):
     """
 
 
-class TrainStep(NamedTuple):
+@dataclass(frozen=True)
+class TrainStep:
     """What one step of training did.
 
-    `loss` is the mean over the batch of the objective's loss per sample, `grad_norm` the norm of
-    the gradient before clipping, of the loss per coordinate; `skipped` counts the steps so far
-    whose gradient was not finite; `ema` is the average, ready to sample from.
+    Attributes:
+        step: updates made or skipped so far.
+        loss: mean over the batch of the objective's loss per sample.
+        grad_norm: norm of the gradient of the loss per coordinate, before clipping.
+        lr: the learning rate of the step.
+        skipped: steps so far whose gradient was not finite.
+        ema: the average after this step, a model of its own, ready to sample from and to keep.
+            It is copied when first read, which must be before the next step.
 
-    >>> TrainStep(1, 0.5, 1.0, 1e-3, 0, None).loss
+    >>> TrainStep(1, 0.5, 1.0, 1e-3, 0).loss
     0.5
     """
 
@@ -51,25 +59,13 @@ class TrainStep(NamedTuple):
     grad_norm: float
     lr: float
     skipped: int
-    ema: Any
+    average: Callable[[int], Any] | None = None
 
-
-def learning_rate(step: int, steps: int, lr: float, warmup: int) -> float:
-    """Linear warm-up, then a half cosine to zero.
-
-        lr min(1, (k + 1) / warmup) (1 + cos(pi k / steps)) / 2
-
-    Args:
-        step: k, from 0.
-        steps: of the whole training.
-        lr: the largest rate, reached if the warm-up were instant.
-        warmup: steps of the linear rise; 0 for none.
-
-    >>> [round(learning_rate(k, 100, 1.0, 10), 3) for k in (0, 9, 50, 99)]
-    [0.1, 0.98, 0.5, 0.0]
-    """
-    rise = min(1.0, (step + 1) / warmup) if warmup else 1.0
-    return lr * rise * (1 + math.cos(math.pi * step / steps)) / 2
+    @cached_property
+    def ema(self) -> Any:
+        if self.average is None:
+            raise ValueError("this step was not made by fit, so there is no average")
+        return self.average(self.step)
 
 
 class Loss(nn.Module):
@@ -93,36 +89,18 @@ def _key(seed: int, step: int, rank: int) -> int:
 @contextmanager
 def _private_draws(key: int, device: torch.device) -> Iterator[None]:
     """Dropout draws from torch's global generator: give it one of its own, and put it back."""
-    devices = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):
-        torch.set_rng_state(torch.Generator().manual_seed(key).get_state())
-        if devices:
-            own = torch.Generator(device).manual_seed(key)
-            torch.cuda.set_rng_state(own.get_state(), device)
-        yield
-
-
-@contextmanager
-def _unbroken() -> Iterator[None]:
-    """Let Ctrl-C wait until the update is whole: half an update could not be resumed from."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    pending: list[int] = []
-    before = signal.signal(signal.SIGINT, lambda number, frame: pending.append(number))
+    places = [torch.default_generator]
+    if device.type == "cuda":
+        index = torch.cuda.current_device() if device.index is None else device.index
+        places.append(torch.cuda.default_generators[index])
+    before = [generator.get_state() for generator in places]
+    for generator in places:
+        generator.manual_seed(key)
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
-    if pending:
-        raise KeyboardInterrupt
-
-
-def network_classes(model: nn.Module) -> int:
-    """The number of classes of the network inside a model; 0 if it takes no labels."""
-    nets = [m.net for m in model.modules() if isinstance(m, ScoreNetwork)]
-    config = [getattr(net, "config", {}).get("classes", getattr(net, "classes", 0)) for net in nets]
-    return int(config[0]) if config else 0
+        for generator, state in zip(places, before, strict=True):
+            generator.set_state(state)
 
 
 class Loop:
@@ -132,72 +110,71 @@ class Loop:
         self,
         run: Run,
         data: Data,
-        loss: nn.Module,
         place: torch.device,
-        settings: dict[str, Any],
+        settings: TrainSettings,
+        classes: int,
         folder: Path | None,
-        save_every: int,
-        patience: int,
+        identity: dict[str, Any],
         accelerator: Any,
     ):
-        self.run, self.data, self.place = run, data, place
-        self.settings, self.folder, self.save_every = settings, folder, save_every
-        self.patience, self.accelerator = patience, accelerator
+        self.run, self.data, self.place, self.settings = run, data, place, settings
+        self.classes, self.folder, self.identity = classes, folder, identity
+        self.accelerator = accelerator
         self.rank = 0 if accelerator is None else accelerator.process_index
-        self.loss, self.optimizer = loss, run.optimizer
+        self.share = settings.batch // (1 if accelerator is None else accelerator.num_processes)
+        self.loss: nn.Module = Loss(run.model, run.objective)
+        self.optimizer = run.optimizer
         if accelerator is not None:
-            self.loss, self.optimizer = accelerator.prepare(loss, run.optimizer)
-        self.classes = network_classes(run.model)
+            self.loss, self.optimizer = accelerator.prepare(self.loss, run.optimizer)
         self.coordinates = max(1, math.prod(data.event))
+        self.parameters = list(run.model.parameters())
+        self.saved = run.done["step"]
         self.whole = True
 
     def steps(self, progress: bool) -> Iterator[TrainStep]:
         run, settings = self.run, self.settings
-        total, saved, failed = settings["steps"], run.done["step"], 0
         modes = [(m, m.training) for m in run.model.modules()]
         run.model.train()
         bar = tqdm(
-            total=total,
-            initial=saved,
+            total=settings.steps,
+            initial=self.saved,
             desc="training",
-            disable=not (progress and self.rank == 0),
+            # None: only where the bar can be redrawn, not into a pipe or a file
+            disable=None if progress and self.rank == 0 else True,
         )
-        batches = self.data.batches(settings["batch"], settings["seed"], saved)
-        try:
-            while run.done["step"] < total:
-                before = run.done["skipped"]
-                step = self._step(*next(batches))
-                failed = failed + 1 if step.skipped > before else 0
-                if failed >= self.patience:
-                    raise TrainingError(
-                        f"{failed} steps in a row, up to step {step.step}, gave no finite gradient "
-                        "and were skipped; lower lr, or look for extreme values in the data"
-                    )
-                if step.step % self.save_every == 0:
-                    self._save()
-                    saved = step.step
-                bar.update()
-                if step.step % 20 == 0:
-                    bar.set_postfix(loss=f"{step.loss:.4g}", refresh=False)
-                yield step
-            if saved < total:
-                self._save()
-                saved = total
-            self._finish()
-        finally:
-            bar.close()
-            for module, training in modes:
-                module.training = training
-            if self.whole and saved < run.done["step"]:
-                self._save()
+        batches = self.data.batches(settings.batch, settings.seed, self.saved)
+        with Signals(self._save_rest) as signals:
+            try:
+                while run.done["step"] < settings.steps:
+                    step = self._step(*next(batches), signals)
+                    if run.done["failed"] >= settings.patience:
+                        raise TrainingError(
+                            f"{run.done['failed']} steps in a row, up to step {step.step}, gave no "
+                            "finite gradient and were skipped; lower lr, or look for extreme "
+                            "values in the data"
+                        )
+                    if step.step % settings.save_every == 0 or step.step == settings.steps:
+                        with signals.unbroken():
+                            self._save()
+                    bar.update()
+                    if step.step % 20 == 0:
+                        bar.set_postfix(loss=f"{step.loss:.4g}", refresh=False)
+                    yield step
+                with signals.unbroken():
+                    self._finish()
+            finally:
+                bar.close()
+                for module, training in modes:
+                    module.training = training
+                with signals.unbroken():
+                    self._save_rest()
 
-    def _step(self, x0: Tensor, label: Tensor | None) -> TrainStep:
+    def _step(self, x0: Tensor, label: Tensor | None, signals: Signals) -> TrainStep:
         settings, done = self.settings, self.run.done
-        share = settings["batch"] // settings["processes"]
-        rows = slice(self.rank * share, (self.rank + 1) * share)
+        rows = slice(self.rank * self.share, (self.rank + 1) * self.share)
         x0 = x0[rows].to(self.place)
-        key = _key(settings["seed"], done["step"], self.rank)
-        rate = learning_rate(done["step"], settings["steps"], settings["lr"], settings["warmup"])
+        key = _key(settings.seed, done["step"], self.rank)
+        rate = settings.learning_rate(done["step"])
         for group in self.run.optimizer.param_groups:
             group["lr"] = rate
         generator = torch.Generator(self.place).manual_seed(key)
@@ -209,54 +186,75 @@ class Loop:
             else:
                 self.accelerator.backward(mean / self.coordinates)
         loss = mean.detach()
-        clip = float(settings["grad_clip"])
-        parameters = [p for p in self.run.model.parameters() if p.grad is not None]
-        norm = float(nn.utils.clip_grad_norm_(parameters, clip))
+        parameters = [p for p in self.parameters if p.grad is not None]
+        norm = float(nn.utils.clip_grad_norm_(parameters, settings.grad_clip))
         if self.accelerator is not None:
             loss = self.accelerator.reduce(loss, "mean")
-        with _unbroken():
+        with signals.unbroken():
             self.whole = False
             if math.isfinite(norm):
                 self.optimizer.step()
                 self.run.ema.update_parameters(self.run.model)
+                done["failed"] = 0
             else:
                 done["skipped"] += 1
+                done["failed"] += 1
             self.optimizer.zero_grad()
             done["step"] += 1
             self.whole = True
-        return TrainStep(
-            done["step"], float(loss), norm, rate, done["skipped"], self.run.ema.module
-        )
+        return TrainStep(done["step"], float(loss), norm, rate, done["skipped"], self._average)
+
+    def _average(self, step: int) -> Any:
+        if self.run.done["step"] != step:
+            raise ValueError(
+                f"the average after step {step} is gone, since the training is at step "
+                f"{self.run.done['step']}: read step.ema inside the loop to keep it"
+            )
+        return self.run.ema.snapshot()
 
     def _condition(self, label: Tensor | None, key: int) -> dict[str, Tensor]:
-        """The labels of a batch, some replaced by the null class; nothing without classes."""
-        if label is None or not self.classes:
+        """The labels of a batch, some replaced by the null class."""
+        if label is None:
             return {}
         # a stream of its own: the times and the noise are the same with and without dropout
         own = torch.Generator().manual_seed(key ^ 1)
-        hidden = torch.rand(len(label), generator=own) < self.settings["label_dropout"]
+        hidden = torch.rand(len(label), generator=own) < self.settings.label_dropout
         label = label.to(self.place)
         return {"label": label.masked_fill(hidden.to(self.place), self.classes)}
 
+    def _save_rest(self) -> None:
+        """Save what was not saved yet, unless an update was broken off half way."""
+        if self.whole and self.saved < self.run.done["step"]:
+            self._save()
+
     def _save(self) -> None:
+        """The checkpoint of the average, then the resume file; each is replaced at once."""
         if self.folder is not None and self.rank == 0:
-            self.run.write(self.folder / RESUME, self.settings)
+            self._checkpoint(self.folder)
+            self.run.write(self.folder / RESUME, self.identity)
+        self.saved = self.run.done["step"]
 
     def _finish(self) -> None:
-        """The checkpoint, of the averaged weights; every process returns when it is there."""
-        model = self.run.ema.module
-        if self.folder is not None and self.rank == 0 and isinstance(model, ScoreNetwork):
-            kept = {k: v for k, v in self.settings.items() if k != "model"}
-            save(
-                model,
-                self.folder / "model",
-                steps=self.run.done["step"],
-                weights="ema",
-                data_range=self.data.range,
-                bins=self.data.bins,
-                event=self.data.event,
-                extra={"training": kept, "skipped": self.run.done["skipped"]},
-                overwrite=True,
-            )
+        """Make sure of the checkpoint; every process returns when it is there."""
+        if self.folder is not None and self.rank == 0 and not (self.folder / "model").exists():
+            self._checkpoint(self.folder)
         if self.accelerator is not None:
             self.accelerator.wait_for_everyone()
+
+    def _checkpoint(self, folder: Path) -> None:
+        average = self.run.ema.module
+        if not isinstance(average, ScoreModel):
+            raise TypeError(f"the average must be a score model, got {type(average).__name__}")
+        training = {**self.settings.fixed(), "data": self.data.name}
+        save(
+            average,
+            folder / "model",
+            steps=self.run.done["step"],
+            weights="ema",
+            data_range=self.data.range,
+            bins=self.data.bins,
+            event=self.data.event,
+            units=self.data.units,
+            extra={"training": training, "skipped": self.run.done["skipped"]},
+            overwrite=True,
+        )

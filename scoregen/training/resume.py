@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,20 +15,22 @@ from torch import Tensor
 from .._files import CheckpointError, digest, write
 from ..models import ScoreModel
 from .ema import EMA
+from .identity import modules_within
 
 __all__ = ["Run"]
 
-_FORMAT = "1"
+_FORMAT = "2"
 _KIND = "scoregen resume file"
 
 
 class Run(NamedTuple):
-    """What a training changes: weights, their average, the optimizer, and two counters in `done`.
+    """What a training changes: weights, their average, the optimizer, the objective's own tensors.
 
-    `done` is a dict with `step`, the updates made or skipped, and `skipped`.
+    `done` holds three counters: `step`, the updates made or skipped, `skipped`, and `failed`, those
+    skipped in a row. `start` holds the hash of each of the objective's tensors as first given.
 
     >>> model = torch.nn.Linear(1, 1)
-    >>> run = Run(model, EMA(model), torch.optim.AdamW(model.parameters()), {"step": 0})
+    >>> run = Run(model, EMA(model), torch.optim.AdamW(model.parameters()), None, {"step": 0}, {})
     >>> run.done["step"]
     0
     """
@@ -35,17 +38,33 @@ class Run(NamedTuple):
     model: ScoreModel
     ema: EMA
     optimizer: torch.optim.Optimizer
+    objective: Any
     done: dict[str, int]
+    start: dict[str, str]
+
+    def _held(self) -> Iterator[tuple[str, Tensor]]:
+        """The tensors of modules within the objective: persistent chains, histories, teachers."""
+        own = {id(t) for t in (*self.model.parameters(), *self.model.buffers())}
+        for path, module in modules_within(self.objective).items():
+            for name, tensor in module.state_dict(keep_vars=True).items():
+                if id(tensor) not in own:
+                    yield f"{path}.{name}", tensor
+
+    def remember_start(self) -> None:
+        """Note what the objective's tensors are before the first step."""
+        self.start.update((name, digest([("", tensor)])) for name, tensor in self._held())
 
     def _tensors(self) -> dict[str, Tensor]:
         groups = {
             "model": self.model.state_dict(),
             "ema": self.ema.state_dict(),
+            "objective": dict(self._held()),
             **{f"adam.{i}": s for i, s in self.optimizer.state_dict()["state"].items()},
         }
-        # cloned, because tied weights share memory, which the format refuses
+        # cloned, because tied weights share memory, which the format refuses; a compiled network
+        # names its weights through `_orig_mod`, and resumes as a plain one
         return {
-            f"{group}/{name}": tensor.detach().cpu().clone()
+            f"{group}/{name.replace('_orig_mod.', '')}": tensor.detach().cpu().clone()
             for group, content in groups.items()
             for name, tensor in content.items()
         }
@@ -53,11 +72,17 @@ class Run(NamedTuple):
     def write(self, path: Path, settings: dict[str, Any]) -> None:
         """Write the file, or leave the earlier one as it was.
 
+        Args:
+            path: where to.
+            settings: what a continuation must share.
+
         Raises:
             CheckpointError: if it cannot be written.
         """
         tensors = self._tensors()
-        head = json.dumps({"done": self.done, "settings": settings}, sort_keys=True)
+        head = json.dumps(
+            {"done": self.done, "start": self.start, "settings": settings}, sort_keys=True
+        )
         metadata = {
             "kind": _KIND,
             "format": _FORMAT,
@@ -68,6 +93,10 @@ class Run(NamedTuple):
 
     def read(self, path: Path, settings: dict[str, Any]) -> None:
         """Continue from a file, whose settings must be the same.
+
+        Args:
+            path: a file that `write` wrote.
+            settings: those of this training.
 
         Raises:
             CheckpointError: if it is damaged, foreign, or of another training.
@@ -90,30 +119,62 @@ class Run(NamedTuple):
             )
         head = json.loads(metadata["head"])
         _compare(path, head["settings"], settings)
-        self._restore(tensors)
+        self._restore(path, tensors, head["start"])
         self.done.update(head["done"])
 
-    def _restore(self, tensors: dict[str, Tensor]) -> None:
+    def _restore(self, path: Path, tensors: dict[str, Tensor], start: dict[str, str]) -> None:
         groups: dict[str, dict[str, Tensor]] = {}
         for name, tensor in tensors.items():
             group, _, key = name.partition("/")
             groups.setdefault(group, {})[key] = tensor
-        self.model.load_state_dict(groups.pop("model"))
-        self.ema.load_state_dict(groups.pop("ema"))
+        self._restore_objective(path, groups.pop("objective", {}), start)
+        for module, group in ((self.model, "model"), (self.ema, "ema")):
+            saved = groups.pop(group)
+            names = module.state_dict()
+            module.load_state_dict({k: saved[k.replace("_orig_mod.", "")] for k in names})
         state = {int(name.removeprefix("adam.")): content for name, content in groups.items()}
         layout = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": state, "param_groups": layout})
 
+    def _restore_objective(
+        self, path: Path, saved: dict[str, Tensor], start: dict[str, str]
+    ) -> None:
+        """What training changed comes from the file; what it left alone must be the same."""
+        held = dict(self._held())
+        other = sorted(set(held) ^ set(saved))
+        for name in sorted(set(held) & set(saved)):
+            kept = digest([("", saved[name])]) == start[name]
+            if held[name].shape != saved[name].shape or (
+                kept and digest([("", held[name])]) != start[name]
+            ):
+                other.append(name)
+        if other:
+            raise CheckpointError(
+                f"{path} belongs to a training with another objective, which differs in "
+                f"{', '.join(other[:5])}; use the same, or resume=False, or another folder"
+            )
+        with torch.no_grad():
+            for name, tensor in held.items():
+                tensor.copy_(saved[name])
+        self.start.clear()
+        self.start.update(start)
+
 
 def _compare(path: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
     now = json.loads(json.dumps(now))
-    changed = [
-        f"{name}: {before.get(name)!r} -> {now.get(name)!r}"
-        for name in sorted(set(before) | set(now))
-        if before.get(name) != now.get(name)
-    ]
+    changed = [f"{name}: {old!r} -> {new!r}" for name, old, new in _differences(before, now)]
     if changed:
         raise CheckpointError(
-            f"{path} belongs to a training with other settings ({'; '.join(changed)}); use the "
-            "same, or resume=False, or another folder"
+            f"{path} belongs to a training with other settings ({'; '.join(changed[:5])}); use "
+            "the same, or resume=False, or another folder"
         )
+
+
+def _differences(before: Any, now: Any, path: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """Where two trees of settings differ, by path."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        for key in sorted(set(before) | set(now)):
+            inner = ".".join(part for part in (path, key) if part)
+            yield from _differences(before.get(key), now.get(key), inner)
+    elif before != now:
+        yield path, before, now

@@ -95,7 +95,7 @@ class Interior:
     steps: int
     high: float = 20.0
     low: float | None = 0.05
-    spacing: _Spacing = SinhSpacing()  # noqa: RUF009 (frozen)
+    spacing: _Spacing = SinhSpacing()
 
     def __post_init__(self) -> None:
         check_count("steps", self.steps, 2)

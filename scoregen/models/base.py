@@ -194,10 +194,10 @@ def _with_rows(module: Any, part: slice | Tensor, batch: int) -> Any:
             continue
         if found is not child:
             changed[name] = found
-    return _twin(module, **changed) if changed else module
+    return twin(module, **changed) if changed else module
 
 
-def _twin(module: Any, **changed: nn.Module) -> Any:
+def twin(module: Any, **changed: nn.Module) -> Any:
     """A shallow copy with other children; parameters and buffers are the same tensors."""
     twin = copy.copy(module)
     twin.__dict__["_modules"] = {**module._modules, **changed}

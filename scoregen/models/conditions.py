@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from numbers import Integral, Number
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -151,12 +151,33 @@ def select(value: Any, part: Rows) -> Any:
     return value[part] if isinstance(part, slice) else [value[i] for i in part.tolist()]
 
 
-def fill(null: Any, like: Any, name: str) -> Any:
+class Kept(NamedTuple):
+    """Which rows of a larger batch are at hand, and how many it has."""
+
+    rows: Tensor
+    batch: int
+
+
+def kept(before: Kept | None, part: Rows, batch: int) -> Kept:
+    """The rows `part` of a batch that may itself be rows of a larger one."""
+    index = torch.arange(batch)[part]
+    if before is None:
+        return Kept(index, batch)
+    return Kept(before.rows[index], before.batch)
+
+
+def fill(null: Any, like: Any, name: str, among: Kept | None = None) -> Any:
     """The null value in the form of a condition, wherever the condition's structure has it.
 
     A number fills a tensor's shape; a tensor with fewer axes is expanded to it; a tensor with as
     many stands as it is, so negatives may be per sample and of another length. A string stands
     for every item of a list. Where the condition is marked `Shared`, so is its null.
+
+    Args:
+        null: the null value.
+        like: the condition, of the rows at hand.
+        name: of the condition, for messages.
+        among: the rows at hand, where the null was given for a larger batch.
 
     Raises:
         TypeError: for a null of another dtype than whole-numbered labels.
@@ -166,11 +187,17 @@ def fill(null: Any, like: Any, name: str) -> Any:
     tensor([7, 7])
     """
     if isinstance(like, Shared):
-        return Shared(fill(null.value if isinstance(null, Shared) else null, like.value, name))
+        return Shared(fill(_unmarked(null), like.value, name))
     if isinstance(null, Shared):
-        return Shared(fill(null.value, like, name)) if not isinstance(like, Tensor) else null
+        return null
     if isinstance(null, Mapping) and isinstance(like, Mapping):
-        return {k: fill(v, like[k], f"{name}.{k}") if k in like else v for k, v in null.items()}
+        missing = [key for key in like if key not in null]
+        if missing:
+            raise TypeError(f"the null of {name} lacks {missing}, which the condition holds")
+        return {
+            key: fill(value, like[key], f"{name}.{key}", among) if key in like else value
+            for key, value in null.items()
+        }
     if (
         isinstance(null, list | tuple)
         and isinstance(like, list | tuple)
@@ -178,17 +205,17 @@ def fill(null: Any, like: Any, name: str) -> Any:
         and len(null) == len(like)
     ):
         pairs = enumerate(zip(null, like, strict=True))
-        return _like(like, [fill(n, v, f"{name}[{i}]") for i, (n, v) in pairs])
+        return _like(like, [fill(n, v, f"{name}[{i}]", among) for i, (n, v) in pairs])
     if _listed(like) and isinstance(null, str | Number):
         return [null] * len(like)
     if not isinstance(like, Tensor) or not isinstance(null, Tensor | Number):
-        return null
+        return null if among is None else _rows_of(f"{name} (its null)", null, *among)
     whole = torch.as_tensor(null, device=like.device)
     if whole.is_floating_point() and not like.is_floating_point():
         raise TypeError(f"the null of {name} must be whole-numbered like its labels, got {null!r}")
     whole = whole.to(like.dtype)
-    if whole.dim() >= like.dim():
-        return whole
+    if whole.dim() and whole.dim() >= like.dim():
+        return whole if among is None else _rows_of(f"{name} (its null)", whole, *among)
     try:
         return whole.expand_as(like)
     except RuntimeError as error:

@@ -206,12 +206,18 @@ def test_rows_are_counted_at_the_leaves() -> None:
     assert count.rows == 2
 
 
-def test_counting_nests_not_and_survives_errors() -> None:
-    model = gaussian(VPSDE(), event=(2,))
-    with Counted(model), pytest.raises(RuntimeError, match="counted already"), Counted(model):
-        pass
-    with pytest.raises(ZeroDivisionError), Counted(model):
+def test_counting_nests_and_survives_errors() -> None:
+    model, x = gaussian(VPSDE(), event=(2,)), torch.zeros(3, 2)
+    with Counted(model) as outer:
+        model(x, 0.5)
+        with Counted(Spy(model)) as inner:
+            model(x, 0.5)
+        model(x, 0.5)
+    assert (outer.rows, inner.rows) == (9, 3)
+    with pytest.raises(ZeroDivisionError), Counted(model) as failed:
         raise ZeroDivisionError
+    model(x, 0.5)
+    assert failed.rows == 0
     assert "predict" not in model.__dict__
 
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -50,18 +49,16 @@ def count_evaluations(model: ScoreModel, sampler: Sampler, like: Tensor, seed: i
 
 
 class _Dry(Counted):
-    """Counts calls without making them: every leaf says x0 = 0."""
-
-    def _counting(self, predict: Callable[..., Prediction]) -> Callable[..., Prediction]:
-        def silent(x: Tensor, t: Level, **condition: Any) -> Prediction:
-            zero = torch.zeros_like(x)
-            return Prediction(self.sde, t, x, x0=zero, spread=zero)
-
-        return super()._counting(silent)
+    """Counts calls without making them: every leaf predicts x0 = 0."""
 
     def __init__(self, model: ScoreModel):
         super().__init__(model)
         self.sde = model.sde
+
+    def note(self, x: Tensor, t: Level) -> Prediction:
+        super().note(x, t)
+        zero = torch.zeros_like(x)
+        return Prediction(self.sde, t, x, x0=zero, spread=zero)
 
 
 def plan(

@@ -20,8 +20,8 @@ from .._checks import check_count, check_finite, check_state
 from .._files import probe
 from ..metrics import Metric, title
 from ..models import ScoreModel
+from ..models.conditions import expand as expand_condition
 from ..sampling import Sampler
-from ..sampling.sampler import expand_condition
 from ..training import fingerprint
 from .plan import Cell, one_like, plan
 from .report import plot_quality, plot_samples

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from .._checks import check_number, check_same_shape
 from ..densities import Analytic
-from ..models import Clock, Given, HalfLogSNR, Prediction, ScoreModel
+from ..models import Clock, Conditions, Given, HalfLogSNR, Prediction, ScoreModel, conditions_of
+from ..models.network import check_network_condition
 from ..processes import SDE, Level, StaticSDE
 
 __all__ = [
@@ -182,12 +183,12 @@ class EnergyNetwork(EnergyModel):
     def energy(self, x: Tensor, t: Level, **condition: Any) -> Tensor:
         return self.net(x, self.clock(self.sde, t, x), **condition).to(x.dtype)
 
+    @property
+    def conditions(self) -> Conditions | None:
+        return conditions_of(self.net)
+
     def check_condition(self, **condition: Any) -> None:
-        check: Callable[..., None] | None = getattr(self.net, "check_condition", None)
-        if check is None:
-            super().check_condition(**condition)
-        else:
-            check(**condition)
+        check_network_condition(self.net, None, condition)
 
 
 class ReconstructionEnergy(nn.Module):
@@ -212,13 +213,14 @@ class ReconstructionEnergy(nn.Module):
         check_same_shape("the network's output", out, x)
         return self.scale / 2 * (x - out).square().reshape(len(x), -1).sum(1)
 
+    @property
+    def conditions(self) -> Conditions | None:
+        """What the network inside takes; None where it does not declare it."""
+        return conditions_of(self.net)
+
     def check_condition(self, **condition: Any) -> None:
         """Refuse a condition the network does not know."""
-        check: Callable[..., None] | None = getattr(self.net, "check_condition", None)
-        if check is not None:
-            check(**condition)
-        elif condition:
-            raise TypeError(f"this network takes no condition, got {', '.join(condition)}")
+        check_network_condition(self.net, None, condition)
 
 
 def energy_of(

@@ -15,6 +15,7 @@ Three different laws, equal only where v_c = v_u.
 from .blends import AutoGuidance, ClassifierFree
 from .edits import Clamped, DynamicThreshold
 from .gradients import Classifier, Reconstruction
+from .switch import Switch
 
 __all__ = [
     "AutoGuidance",
@@ -23,4 +24,5 @@ __all__ = [
     "ClassifierFree",
     "DynamicThreshold",
     "Reconstruction",
+    "Switch",
 ]

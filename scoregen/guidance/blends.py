@@ -10,81 +10,92 @@ import torch
 from torch import Tensor
 
 from .._checks import check_number
-from ..models import Prediction, ScoreModel
-from ..models.prediction import mix
-from ..processes import Level
+from ..models import Prediction, ScoreModel, ScoreNetwork, Wrapped, check_model
+from ..models.base import twin
+from ..models.conditions import Kept, fill, join, kept, select
+from ..processes import SDE, Level
 
 __all__ = ["AutoGuidance", "ClassifierFree"]
 
+Pair = Callable[[Any, Any, str], tuple[Tensor, Tensor]]
+Scale = float | Tensor | Callable[[Level], float | Tensor]
+
 
 class _Blend(Prediction):
-    """u + scale (c - u) in whichever form is asked for; the forms are affine in one another."""
+    """u + scale (c - u): every form is a combination p x0 + q eps, and those are interpolated.
 
-    __slots__ = ("_pair", "_scale")
+    Args:
+        pair: (p, q, name) -> that combination of both parts, (c, u).
+        weight: the scale, a number or a tensor that broadcasts against x.
+        score: the blended score, where both parts were made from a score.
+    """
+
+    __slots__ = ("_pair", "_weight")
 
     def __init__(
         self,
-        like: Prediction,
-        pair: Callable[[str], tuple[Tensor, Tensor]],
-        scale: float | Tensor,
-        x: Tensor,
+        sde: SDE,
         t: Level,
+        x: Tensor,
+        pair: Pair,
+        weight: float | Tensor,
+        *,
+        score: Tensor | None,
         spread: Tensor | None,
     ):
-        super().__init__(like.sde, t, x, spread=spread)
-        self._pair, self._scale = pair, scale
-
-    def _mixed(self, form: str) -> Tensor:
-        c, u = self._pair(form)
-        # lerp is exact at both ends: 0 is u and 1 is c to the last bit
-        weight = self._scale
-        return torch.lerp(u, c, weight.to(u.dtype) if isinstance(weight, Tensor) else weight)
+        super().__init__(sde, t, x, score=score, spread=spread)
+        self._pair, self._weight = pair, weight
 
     def combine(self, p: Any, q: Any, name: str = "this form") -> Tensor:
-        return mix(p, self.x0, q, self.eps)
-
-    @property
-    def x0(self) -> Tensor:
-        if self._x0 is None:
-            self._x0 = self._mixed("x0")
-        return self._x0
-
-    @property
-    def eps(self) -> Tensor:
-        if self._eps is None:
-            self._eps = self._mixed("eps")
-        return self._eps
-
-    @property
-    def score(self) -> Tensor:
-        if self._score is None:
-            self._score = self._mixed("score")
-        return self._score
-
-    @property
-    def velocity(self) -> Tensor:
-        if self._velocity is None:
-            self._velocity = self._mixed("velocity")
-        return self._velocity
-
-    @property
-    def v(self) -> Tensor:
-        if self._v is None:
-            self._v = self._mixed("v")
-        return self._v
+        c, u = self._pair(p, q, name)
+        return _interpolated(u, c, self._weight)
 
 
-def _checked_scale(scale: float | Tensor) -> float | Tensor:
-    if not isinstance(scale, Tensor):
-        return check_number("the guidance scale", scale, 0.0, math.inf, open_high=True)
-    if not scale.is_floating_point() or scale.dim() > 1:
-        raise TypeError(
-            "a guidance scale is a number or a floating tensor of shape () or (batch,), got "
-            f"{tuple(scale.shape)} {scale.dtype}"
-        )
-    if not bool((torch.isfinite(scale) & (scale >= 0)).all()):
-        raise ValueError(f"guidance scales must be finite and at least 0, got {scale.tolist()}")
-    return scale
+def _interpolated(u: Tensor, c: Tensor, weight: float | Tensor) -> Tensor:
+    # lerp is exact at both ends: 0 is u and 1 is c to the last bit
+    return torch.lerp(u, c, weight.to(u.dtype) if isinstance(weight, Tensor) else weight)
+
+
+def _apart(c: Prediction, u: Prediction) -> tuple[Pair, tuple[Tensor, Tensor] | None]:
+    """The pair of two predictions, and their scores where both were made from one."""
+
+    def pair(p: Any, q: Any, name: str) -> tuple[Tensor, Tensor]:
+        return c.combine(p, q, name), u.combine(p, q, name)
+
+    known = c.made_from_score and u.made_from_score
+    return pair, (c.score, u.score) if known else None
+
+
+def _halves(both: Prediction, n: int) -> tuple[Pair, tuple[Tensor, Tensor] | None]:
+    """The pair of one prediction on a batch of c and u, n samples each."""
+
+    def pair(p: Any, q: Any, name: str) -> tuple[Tensor, Tensor]:
+        whole = both.combine(_twice(p, n), _twice(q, n), name)
+        return whole[:n], whole[n:]
+
+    known = both.made_from_score
+    return pair, (both.score[:n], both.score[n:]) if known else None
+
+
+def _twice(value: Any, n: int) -> Any:
+    """A coefficient of n samples for the batch stacked on itself."""
+    each = isinstance(value, Tensor) and value.dim() > 0 and len(value) == n > 1
+    return torch.cat([value, value]) if each else value
+
+
+def _checked_scale(scale: Any) -> Any:
+    if isinstance(scale, Tensor):
+        if not scale.is_floating_point() or scale.dim() > 1:
+            raise TypeError(
+                "a guidance scale is a number, a floating tensor of shape () or (batch,), or a "
+                f"function of the level, got {tuple(scale.shape)} {scale.dtype}"
+            )
+        if not bool((torch.isfinite(scale) & (scale >= 0)).all()):
+            raise ValueError(f"guidance scales must be finite and at least 0, got {scale.tolist()}")
+        return scale
+    if callable(scale):
+        return scale
+    return check_number("the guidance scale", scale, 0.0, math.inf, open_high=True)
 
 
 def _checked_interval(interval: tuple[float, float] | None) -> tuple[float, float] | None:
@@ -94,30 +105,40 @@ def _checked_interval(interval: tuple[float, float] | None) -> tuple[float, floa
     return low, check_number("the high end of the interval", interval[1], low)
 
 
-class _Guided(ScoreModel):
+class _Guided(Wrapped):
     """What scale holds at a level: 1 (no guidance) outside the interval."""
 
-    scale: float | Tensor | None
-    interval: tuple[float, float] | None
-
-    def _hold(self, scale: float | Tensor, interval: tuple[float, float] | None) -> None:
+    def __init__(self, model: ScoreModel, scale: Scale, interval: tuple[float, float] | None):
+        super().__init__(model)
         scale = _checked_scale(scale)
         self.interval = _checked_interval(interval)
-        self._number = None if isinstance(scale, Tensor) else scale
-        self.register_buffer("_scales", scale if isinstance(scale, Tensor) else None)
-        self._scales: Tensor | None
+        self.scale = None if isinstance(scale, Tensor) else scale
+        self.register_buffer("scales", scale if isinstance(scale, Tensor) else None)
+        self.scales: Tensor | None
+
+    def rows(self, part: slice | Tensor, batch: int) -> ScoreModel:
+        found: Any = super().rows(part, batch)
+        if self.scales is None or not self.scales.dim():
+            return found
+        if len(self.scales) != batch:
+            raise _scales_of_another_batch(batch, self.scales)
+        found = twin(self) if found is self else found
+        found.scales = select(self.scales, part)
+        return found
 
     def _scale_at(self, x: Tensor, t: Level) -> float | Tensor:
-        scale: float | Tensor
-        if self._scales is None:
-            scale = self._number if self._number is not None else 1.0
-        else:
-            if self._scales.dim() and len(self._scales) != len(x):
-                raise ValueError(
-                    f"need one guidance scale, or one per sample ({len(x)}), got "
-                    f"{len(self._scales)}"
+        scale: Any = self.scale
+        if self.scales is not None:
+            scale = self.scales
+            if scale.dim() and len(scale) != len(x):
+                raise _scales_of_another_batch(len(x), scale)
+            scale = scale.reshape(-1, *(1,) * (x.dim() - 1))
+        elif not isinstance(scale, float):
+            scale = scale(t)
+            if not isinstance(scale, Tensor):
+                scale = check_number(
+                    "the guidance scale at this level", scale, 0.0, math.inf, open_high=True
                 )
-            scale = self._scales.reshape(-1, *(1,) * (x.dim() - 1)) if x.dim() else self._scales
         if self.interval is None:
             return scale
         low, high = self.interval
@@ -127,27 +148,40 @@ class _Guided(ScoreModel):
         return scale if low <= t.t <= high else 1.0
 
 
+def _scales_of_another_batch(batch: int, scales: Tensor) -> ValueError:
+    return ValueError(f"need one guidance scale, or one per sample ({batch}), got {len(scales)}")
+
+
 class ClassifierFree(_Guided):
     """Classifier-free guidance u + scale (c - u) (Ho and Salimans 2022, 2207.12598).
 
-    Both branches are one batched evaluation, of which `Counted` counts two; where the scale is the
-    number 0 or 1, one branch is all that is asked for. Outside `interval` the conditional model
-    speaks alone (Kynkaanniemi et al. 2024, 2404.07724). The reverse variance (`spread`) is the
-    conditional one. This is not a sampler of the tilted density; the first lines of
+    The unconditional branch u sees each condition named in `null` replaced by its null, whole,
+    whether it is one per sample or shared; other conditions go into both branches. Scale 1 costs
+    one evaluation, and so does 0 without `rescale`; any other scale two, in one batch where a
+    network declares its conditions and their shapes agree. Outside `interval` the prediction is
+    the conditional one (Kynkaanniemi et al. 2024, 2404.07724). The reverse variance (`spread`) is
+    the conditional one. This is not a sampler of the tilted density; the first lines of
     `scoregen.guidance` say what it does to Gaussians.
+
+    With rescale = phi the guided output g of the network becomes
+    g (phi std(c) / std(g) + 1 - phi), standard deviations over each sample's coordinates (Lin et
+    al. 2023, 2305.08891). It is the network's own output; v, the paper's, for any other model.
 
     Args:
         model: a model with a condition; call the result with it, or bind it:
             `ClassifierFree(model, 2.0).given(label=label)`.
-        scale: 0 unconditional, 1 conditional, beyond extrapolates; a number, or one per sample.
+        scale: 0 unconditional, 1 conditional, beyond extrapolates; a number, one per sample, or a
+            function of the level.
         interval: (low, high) in t where guidance acts; everywhere unless given.
-        null: what stands for "no condition", by name: {"label": 10}. A number, or a tensor that
-            expands to the condition's shape. Unless given, the network's null class,
-            {"label": classes}.
+        null: what stands for "no condition", by name: {"label": 10}. A number or a tensor, in the
+            structure of the condition (`models.conditions.fill` has the rule): one for all or one
+            per sample, of the condition's shape or of another length. Unless given, what the
+            network declares.
+        rescale: phi, in [0, 1]; 0 leaves the output as it is.
 
     Raises:
         ValueError: for a scale that is negative or not finite.
-        TypeError: for a model without classes where no null condition is given.
+        TypeError: for a model that declares no null condition where none is given.
 
     >>> from scoregen import MLP, VPSDE, Eps, ScoreNetwork
     >>> model = ScoreNetwork(MLP(event=(2,), classes=3), VPSDE(), Eps())
@@ -159,18 +193,27 @@ class ClassifierFree(_Guided):
     def __init__(
         self,
         model: ScoreModel,
-        scale: float | Tensor,
+        scale: Scale,
         *,
         interval: tuple[float, float] | None = None,
         null: Mapping[str, Any] | None = None,
+        rescale: float = 0.0,
     ):
-        super().__init__()
-        self.model, self.sde = model, model.sde
-        self.null = dict(null) if null is not None else _null_class(model)
-        self._hold(scale, interval)
+        super().__init__(model, scale, interval)
+        self.null = _checked_null(model, null)
+        self.rescale = check_number("rescale", rescale, 0.0, 1.0)
+        # without a declaration nothing is known of a condition's axes: each branch gets its own
+        self._batched = isinstance(model, ScoreNetwork) and model.conditions is not None
+        self._kept: Kept | None = None
+
+    def rows(self, part: slice | Tensor, batch: int) -> ScoreModel:
+        found: Any = super().rows(part, batch)
+        found = twin(self) if found is self else found
+        found._kept = kept(self._kept, part, batch)
+        return found
 
     def check_condition(self, **condition: Any) -> None:
-        missing = sorted(set(self.null) - set(condition))
+        missing = sorted(n for n in self.null if condition.get(n) is None)
         if missing:
             raise TypeError(
                 f"guidance needs the condition {', '.join(missing)}: pass it, or bind it by "
@@ -184,60 +227,72 @@ class ClassifierFree(_Guided):
         return super().forward(x, t, **condition)
 
     def predict(self, x: Tensor, t: Level, **condition: Any) -> Prediction:
-        scale = self._scale_at(x, t)
-        if isinstance(scale, float) and scale in (0.0, 1.0):
-            chosen = condition if scale else self._without(condition)
-            return self.model.predict(x, t, **chosen)
-        without, both = self._without(condition), {}
-        for name, value in condition.items():
-            each = isinstance(value, Tensor) and value.dim() > 0 and len(value) == len(x)
-            both[name] = torch.cat([value, without[name]]) if each else value
-        p = self.model.predict(torch.cat([x, x]), _twice(t, len(x)), **both)
-        spread = None if p.spread is None else p.spread[: len(x)]
+        scale, n = self._scale_at(x, t), len(x)
+        if isinstance(scale, float) and scale == 1.0:
+            return self.model.predict(x, t, **condition)
+        without = self._without(condition)
+        if isinstance(scale, float) and scale == 0.0 and not self.rescale:
+            return self.model.predict(x, t, **without)
+        both = join(condition, without, n) if self._batched else None
+        if both is None:
+            c = self.model.predict(x, t, **condition)
+            pair, scores = _apart(c, self.model.predict(x, t, **without))
+            spread = c.spread
+        else:
+            level = Level(*(_twice(v, n) for v in t))
+            whole = self.model.predict(torch.cat([x, x]), level, **both)
+            pair, scores = _halves(whole, n)
+            spread = None if whole.spread is None else whole.spread[:n]
+        if self.rescale:
+            return self._rescaled(x, t, pair, scale, spread)
+        score = None if scores is None else _interpolated(scores[1], scores[0], scale)
+        return _Blend(self.sde, t, x, pair, scale, score=score, spread=spread)
 
-        def pair(form: str) -> tuple[Tensor, Tensor]:
-            whole = getattr(p, form)
-            return whole[: len(x)], whole[len(x) :]
+    def _rescaled(
+        self, x: Tensor, t: Level, pair: Pair, scale: float | Tensor, spread: Tensor | None
+    ) -> Prediction:
+        a, b = -t.sigma, t.alpha
+        if isinstance(self.model, ScoreNetwork):
+            a, b = self.model.parameterization.coefficients(self.sde, t)
+        c, u = pair(a, b, "the rescaled output")
+        out = _interpolated(u, c, scale)
+        std_c, std_out = _std(c), _std(out)
+        # an output of equal coordinates has no spread to be restored
+        ratio = torch.where(std_out > 0, std_c / std_out, 1.0)
+        out = out * (self.rescale * ratio + 1 - self.rescale)
+        return Prediction(self.sde, t, x, form=(a, b, out), spread=spread)
 
-        return _Blend(p, pair, scale, x, t, spread)
-
-    def _without(self, condition: dict[str, Any]) -> dict[str, Any]:
+    def _without(self, condition: Mapping[str, Any]) -> dict[str, Any]:
         """The condition with the null values in place."""
-        if not set(self.null) <= set(condition):
+        if any(condition.get(name) is None for name in self.null):
             self.check_condition(**condition)
         empty = dict(condition)
         for name, value in self.null.items():
-            like = condition[name]
-            if not isinstance(like, Tensor):
-                raise TypeError(f"the condition {name} must be a tensor, one entry per sample")
-            null = torch.as_tensor(value, dtype=like.dtype, device=like.device)
-            empty[name] = null.expand_as(like)
+            empty[name] = fill(value, condition[name], name, self._kept)
         return empty
 
 
-def _null_class(model: ScoreModel) -> dict[str, Any]:
-    net = getattr(model, "net", None)
-    config = getattr(net, "config", None)
-    classes = getattr(net, "classes", None)
-    if classes is None and isinstance(config, Mapping):
-        classes = config.get("classes")
-    if not classes:
+def _std(x: Tensor) -> Tensor:
+    """Standard deviation over each sample's coordinates, to broadcast against x."""
+    axes = tuple(range(1, x.dim()))
+    if not axes:
+        return torch.zeros_like(x)
+    return (x - x.mean(axes, keepdim=True)).square().mean(axes, keepdim=True).sqrt()
+
+
+def _checked_null(model: ScoreModel, null: Mapping[str, Any] | None) -> dict[str, Any]:
+    if null is None:
+        declared = model.conditions
+        null = {} if declared is None else declared.null
+    elif not isinstance(null, Mapping):
+        raise TypeError(f'null must give values by name, as in {{"label": 10}}, got {null!r}')
+    if not null:
         raise TypeError(
             "classifier-free guidance needs a class-conditional network (classes=K, whose null "
-            f"class is K), and this {type(model).__name__} names none; if it has another "
-            'condition, say what stands for its absence: null={"label": ...}'
+            f"class is K), and this {type(model).__name__} declares no condition; if it has one, "
+            'give what stands for its absence: null={"label": ...}'
         )
-    return {"label": int(classes)}
-
-
-def _twice(t: Level, batch: int) -> Level:
-    """The level of a batch stacked on itself."""
-    return Level(
-        *(
-            torch.cat([v, v]) if isinstance(v, Tensor) and v.dim() and len(v) == batch > 1 else v
-            for v in t
-        )
-    )
+    return dict(null)
 
 
 class AutoGuidance(_Guided):
@@ -249,7 +304,7 @@ class AutoGuidance(_Guided):
     Args:
         model: the model.
         weaker: a smaller or less trained model on the same process and with the same condition.
-        scale: a number at least 0, or one per sample.
+        scale: at least 0: a number, one per sample, or a function of the level.
         interval: (low, high) in t where guidance acts; everywhere unless given.
 
     >>> from scoregen import VPSDE, Gaussian
@@ -263,17 +318,17 @@ class AutoGuidance(_Guided):
         self,
         model: ScoreModel,
         weaker: ScoreModel,
-        scale: float | Tensor,
+        scale: Scale,
         *,
         interval: tuple[float, float] | None = None,
     ):
-        super().__init__()
+        super().__init__(model, scale, interval)
+        check_model(weaker, "weaker")
         if model.sde != weaker.sde:
             raise ValueError(
                 f"both models must stand on one process, got {model.sde} and {weaker.sde}"
             )
-        self.model, self.weaker, self.sde = model, weaker, model.sde
-        self._hold(scale, interval)
+        self.weaker = weaker
 
     def check_condition(self, **condition: Any) -> None:
         self.model.check_condition(**condition)
@@ -284,5 +339,6 @@ class AutoGuidance(_Guided):
         c = self.model.predict(x, t, **condition)
         if isinstance(scale, float) and scale == 1.0:
             return c
-        u = self.weaker.predict(x, t, **condition)
-        return _Blend(c, lambda form: (getattr(c, form), getattr(u, form)), scale, x, t, c.spread)
+        pair, scores = _apart(c, self.weaker.predict(x, t, **condition))
+        score = None if scores is None else _interpolated(scores[1], scores[0], scale)
+        return _Blend(self.sde, t, x, pair, scale, score=score, spread=c.spread)

@@ -9,21 +9,14 @@ import torch
 from torch import Tensor
 
 from .._checks import check_number
-from ..models import Prediction, ScoreModel
+from ..models import Prediction, ScoreModel, Wrapped
 from ..processes import Level
 
 __all__ = ["Clamped", "DynamicThreshold"]
 
 
-class _Edited(ScoreModel):
+class _Edited(Wrapped):
     """A model whose x0 is edited; eps follows, so that x = alpha x0 + sigma eps still holds."""
-
-    def __init__(self, model: ScoreModel):
-        super().__init__()
-        self.model, self.sde = model, model.sde
-
-    def check_condition(self, **condition: Any) -> None:
-        self.model.check_condition(**condition)
 
     def edit(self, x0: Tensor) -> Tensor:
         """The edited x0, where x0 is finite."""

@@ -9,8 +9,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from .._checks import check_choice, check_number
-from ..models import Prediction, ScoreModel
+from .._checks import check_choice, check_finite, check_number
+from ..models import Prediction, ScoreModel, Wrapped
+from ..models.base import twin
+from ..models.conditions import Kept, kept, select
 from ..processes import Level, StaticSDE
 
 __all__ = ["Classifier", "Reconstruction"]
@@ -21,12 +23,12 @@ def denoised(
 ) -> tuple[Prediction, Callable[[Tensor], Tensor]]:
     """The prediction at x, and u -> (d x0 / d x)^T u, one product with the model's Jacobian."""
 
-    def ask(at: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+    def forms(at: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
         p = model.predict(at, t, **condition)
         return p.x0, (p.eps,) if p.spread is None else (p.eps, p.spread)
 
     # torch.func, so that likelihoods and other guidance may differentiate through this again
-    x0, pull, *aux = torch.func.vjp(ask, x, has_aux=True)
+    x0, pull, *aux = torch.func.vjp(forms, x, has_aux=True)
     eps, *spread = aux[0]
     p = Prediction(model.sde, t, x, x0=x0, eps=eps, spread=spread[0] if spread else None)
     return p, lambda u: pull(u)[0]
@@ -62,7 +64,7 @@ def gradient_of(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     return torch.func.grad(total)(x)
 
 
-class Classifier(ScoreModel):
+class Classifier(Wrapped):
     """score + scale grad log p(y | x_t) (Dhariwal and Nichol 2021, 2105.05233).
 
     at="x_t": the classifier is noise-aware, log_prob(x_t, t), and its gradient is taken at x_t.
@@ -91,13 +93,10 @@ class Classifier(ScoreModel):
         *,
         at: Literal["x_t", "mean"] = "x_t",
     ):
-        super().__init__()
+        super().__init__(model)
         check_choice("at", at, ("x_t", "mean"))
-        self.model, self.sde, self.log_prob, self.at = model, model.sde, log_prob, at
+        self.log_prob, self.at = log_prob, at
         self.scale = check_number("scale", scale, 0.0, math.inf, open_high=True)
-
-    def check_condition(self, **condition: Any) -> None:
-        self.model.check_condition(**condition)
 
     def predict(self, x: Tensor, t: Level, **condition: Any) -> Prediction:
         if self.at == "mean":
@@ -109,7 +108,7 @@ class Classifier(ScoreModel):
         return shifted(p, self.scale * gradient)
 
 
-class Reconstruction(ScoreModel):
+class Reconstruction(Wrapped):
     """x0 - scale alpha / 2 grad_x |y - A(x0_hat(x))|^2: reconstruction guidance.
 
     (Ho et al. 2022, 2204.03458.) A may be any differentiable map. The weight is a heuristic; for a
@@ -135,27 +134,46 @@ class Reconstruction(ScoreModel):
         y: Tensor,
         scale: float = 1.0,
     ):
-        super().__init__()
-        self.model, self.sde, self.measure = model, model.sde, measure
-        self.register_buffer("y", y)
+        super().__init__(model)
+        self.measure = measure
+        self.register_buffer("y", check_measured(y))
         self.y: Tensor
         self.scale = check_number("scale", scale, 0.0, math.inf, open_high=True)
+        self._kept: Kept | None = None
 
-    def check_condition(self, **condition: Any) -> None:
-        self.model.check_condition(**condition)
+    def rows(self, part: slice | Tensor, batch: int) -> ScoreModel:
+        found: Any = super().rows(part, batch)
+        found = twin(self) if found is self else found
+        found._kept = kept(self._kept, part, batch)
+        return found
 
     def predict(self, x: Tensor, t: Level, **condition: Any) -> Prediction:
         p, pull = denoised(self.model, x, t, condition)
-        step = pull(gradient_of(lambda x0: misfit(self.measure, self.y, x0), p.x0))
+        step = pull(gradient_of(lambda x0: misfit(self.measure, self.y, x0, self._kept), p.x0))
         return p.with_x0(p.x0 - self.scale * t.alpha / 2 * step)
 
 
-def misfit(measure: Callable[[Tensor], Tensor], y: Tensor, x0: Tensor) -> Tensor:
-    """|y - A(x0)|^2 per sample, shape (batch,)."""
+def check_measured(y: object) -> Tensor:
+    """A measurement: a tensor of finite real numbers."""
+    if not isinstance(y, Tensor):
+        raise TypeError(f"the measurement y must be a tensor, got {type(y).__name__}")
+    if y.is_complex():
+        raise TypeError(f"the measurement y must be real, got {y.dtype}; stack its two parts")
+    check_finite("the measurement y", y.reshape(1, y.numel()))
+    return y
+
+
+def misfit(
+    measure: Callable[[Tensor], Tensor], y: Tensor, x0: Tensor, among: Kept | None = None
+) -> Tensor:
+    """|y - A(x0)|^2 per sample, shape (batch,); `among`: the rows of y that x0 stands for."""
     seen = measure(x0)
-    if y.shape not in (seen.shape, seen.shape[1:]):
+    batch = len(x0) if among is None else among.batch
+    if y.shape == (batch, *seen.shape[1:]):
+        y = y if among is None else select(y, among.rows)
+    elif y.shape != seen.shape[1:]:
         raise ValueError(
-            f"the measurement y must have shape {tuple(seen.shape[1:])}, or {tuple(seen.shape)} "
-            f"with one per sample, got {tuple(y.shape)}"
+            f"the measurement y must have shape {tuple(seen.shape[1:])}, or "
+            f"{(batch, *seen.shape[1:])} with one per sample, got {tuple(y.shape)}"
         )
     return (y.to(seen) - seen).square().reshape(len(x0), math.prod(seen.shape[1:])).sum(1)

@@ -17,6 +17,7 @@ from ..processes import Level
 from ..sampling import Direction, Solver
 from ..solvers import Ancestral
 from ..solvers.ancestral import posterior
+from .measurement import broadcasts
 
 __all__ = ["RePaint", "Replacement"]
 
@@ -26,22 +27,27 @@ def _check(mask: Tensor, known: Tensor) -> None:
         raise TypeError(
             "the mask must be a boolean tensor, True where the data is known; use mask.bool()"
         )
-    if known.shape[max(0, known.dim() - mask.dim()) :] != mask.shape:
+    fewer = min(mask.dim(), known.dim())
+    ends = mask.shape[mask.dim() - fewer :], known.shape[known.dim() - fewer :]
+    if abs(mask.dim() - known.dim()) > 1 or not broadcasts(*ends):
         raise ValueError(
-            f"the mask must be shaped like one sample of the known data, got {tuple(mask.shape)} "
-            f"beside {tuple(known.shape)}"
+            "the mask must have the shape of one sample of the known data, or one that broadcasts "
+            f"to it such as (1, H, W), or (batch, ...) with one per sample; got "
+            f"{tuple(mask.shape)} beside {tuple(known.shape)}"
         )
-    check_finite("known", known.reshape(1, known.numel()))
+    shown = torch.where(mask, known, 0.0)
+    check_finite("known, under the mask,", shown.reshape(1, shown.numel()))
 
 
 def _pinned(x: Tensor, level: Level, mask: Tensor, known: Tensor, noise: Noise) -> Tensor:
     """x with the known region at the level of x: alpha known + sigma z."""
-    if mask.shape != x.shape[1:] or known.shape not in (x.shape, x.shape[1:]):
-        raise ValueError(
-            f"the mask must have the shape of one sample, {tuple(x.shape[1:])}, and the known data "
-            f"that or the batch's, {tuple(x.shape)}; got {tuple(mask.shape)} and "
-            f"{tuple(known.shape)}"
-        )
+    for name, tensor in (("mask", mask), ("known data", known)):
+        if not (broadcasts(tensor.shape, x.shape) or broadcasts(tensor.shape, x.shape[1:])):
+            raise ValueError(
+                f"the {name} must have the shape of one sample, {tuple(x.shape[1:])}, or of the "
+                f"batch, {tuple(x.shape)}, or 1 where it is the same along an axis; got "
+                f"{tuple(tensor.shape)}"
+            )
     noised = level.alpha * known.to(x)
     if level.sigma:
         noised = noised + level.sigma * noise(x, level, level)
@@ -58,8 +64,9 @@ class Replacement(Solver):
 
     Args:
         solver: what moves the state.
-        mask: boolean, shape event; True where known.
-        known: the known data, shape event or (batch, *event); read only under the mask.
+        mask: boolean, True where known; shape event, or (batch, *event) with one per sample, and 1
+            for an axis along which it is the same, such as (1, H, W) for all channels.
+        known: the known data, likewise of shape event or (batch, *event); read only under the mask.
 
     >>> from scoregen import DDIM, VPSDE, Gaussian, Sampler, UniformTime
     >>> model = Gaussian(VPSDE(), torch.zeros(2), 1.0)
@@ -106,8 +113,9 @@ class RePaint(Solver):
     next. The paper's jump length is 1.
 
     Args:
-        mask: boolean, shape event; True where known.
-        known: the known data, shape event or (batch, *event); read only under the mask.
+        mask: boolean, True where known; shape event, or (batch, *event) with one per sample, and 1
+            for an axis along which it is the same, such as (1, H, W) for all channels.
+        known: the known data, likewise of shape event or (batch, *event); read only under the mask.
         resample: times each move is made, at least 1.
         variance: of the ancestral move, "small" or "large".
 

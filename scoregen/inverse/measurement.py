@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from typing import Any
 
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor
 
 from .._checks import check_finite, check_number
+from ..models.conditions import select
 
 __all__ = ["LinearMeasurement"]
 
@@ -34,6 +36,10 @@ class LinearMeasurement:
     """
 
     def __init__(self, matrix: Tensor, y: Tensor, noise: float):
+        for name, tensor in (("the matrix", matrix), ("y", y)):
+            if not isinstance(tensor, Tensor) or tensor.is_complex():
+                got = tensor.dtype if isinstance(tensor, Tensor) else type(tensor).__name__
+                raise TypeError(f"{name} must be a tensor of real numbers, got {got}")
         if matrix.dim() != 2:
             raise ValueError(f"the matrix must have shape (m, d), got {tuple(matrix.shape)}")
         if y.dim() not in (1, 2) or y.shape[-1] != len(matrix):
@@ -50,7 +56,7 @@ class LinearMeasurement:
         if self.noise == 0 and least <= 1e-12 * float(self._values.max()):
             raise ValueError(
                 "without noise the rows of the matrix must be independent; drop the redundant "
-                "ones, or say how noisy they are"
+                "ones, or give their noise"
             )
 
     @classmethod
@@ -58,17 +64,32 @@ class LinearMeasurement:
         """Inpainting: the coordinates where the mask is True are seen.
 
         Args:
-            mask: boolean, shape event.
+            mask: boolean, shape event, or one that broadcasts to it such as (1, H, W).
             known: shape event, or (batch, *event); only what the mask shows is read.
             noise: standard deviation of the noise, at least 0.
         """
-        if mask.dtype != torch.bool or known.shape[known.dim() - mask.dim() :] != mask.shape:
+        event = known.shape[max(0, known.dim() - mask.dim()) :]
+        if mask.dtype != torch.bool or not broadcasts(mask.shape, event):
             raise ValueError(
                 f"the mask must be boolean and shaped like one sample, got {mask.dtype} "
                 f"{tuple(mask.shape)} beside known values of shape {tuple(known.shape)}"
             )
+        mask = mask.expand(event)
         rows = torch.eye(mask.numel(), dtype=torch.float64)[mask.flatten().cpu()]
         return cls(rows, known[..., mask], noise)
+
+    def rows(self, part: slice | Tensor, batch: int) -> LinearMeasurement:
+        """The measurement of some rows of a batch; itself where one y is for all."""
+        if self.y.dim() == 1:
+            return self
+        if len(self.y) != batch:
+            raise ValueError(
+                f"the measurement holds {len(self.y)} samples' y and the batch {batch} samples; "
+                "give one y for all, or one per sample"
+            )
+        some = copy.copy(self)
+        some.y = select(self.y, part)
+        return some
 
     def __call__(self, x: Tensor) -> Tensor:
         """A x, shape (batch, m)."""
@@ -117,3 +138,8 @@ class LinearMeasurement:
 
 def _column(value: Any) -> Any:
     return value.double().reshape(-1, 1) if isinstance(value, Tensor) else value
+
+
+def broadcasts(small: tuple[int, ...], large: tuple[int, ...]) -> bool:
+    """Whether a shape with as many axes fits the other, each length equal or 1."""
+    return len(small) == len(large) and all(a in (1, b) for a, b in zip(small, large, strict=True))

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from .._checks import check_number
 from ..guidance.gradients import denoised, shifted
-from ..models import Prediction, ScoreModel
+from ..models import Prediction, ScoreModel, Wrapped
+from ..models.base import twin
 from ..processes import Level
 from .measurement import LinearMeasurement
 
@@ -22,7 +23,26 @@ def isotropic_spread(t: Level, prior_variance: float) -> Any:
     return prior_variance * t.sigma**2 / (t.alpha**2 * prior_variance + t.sigma**2)
 
 
-class PiGDM(ScoreModel):
+class _Measured(Wrapped):
+    """A prior and what was measured; one y per sample goes with its rows."""
+
+    def __init__(self, model: ScoreModel, measurement: LinearMeasurement):
+        super().__init__(model)
+        if not isinstance(measurement, LinearMeasurement):
+            raise TypeError(f"measurement must be a LinearMeasurement, got {measurement!r}")
+        self.measurement = measurement
+
+    def rows(self, part: slice | Tensor, batch: int) -> ScoreModel:
+        found: Any = super().rows(part, batch)
+        seen = self.measurement.rows(part, batch)
+        if seen is self.measurement:
+            return found
+        found = twin(self) if found is self else found
+        found.measurement = seen
+        return found
+
+
+class PiGDM(_Measured):
     """score + (d x0/d x)^T A^T (r^2 A A^T + noise^2 I)^-1 (y - A x0): pseudo-inverse guidance.
 
     (Song et al. 2023, "Pseudoinverse-guided diffusion models for inverse problems", ICLR.) The
@@ -45,14 +65,10 @@ class PiGDM(ScoreModel):
     def __init__(
         self, model: ScoreModel, measurement: LinearMeasurement, prior_variance: float = 1.0
     ):
-        super().__init__()
-        self.model, self.sde, self.measurement = model, model.sde, measurement
+        super().__init__(model, measurement)
         self.prior_variance = check_number(
             "prior_variance", prior_variance, 0.0, math.inf, open_low=True, open_high=True
         )
-
-    def check_condition(self, **condition: Any) -> None:
-        self.model.check_condition(**condition)
 
     def predict(self, x: Tensor, t: Level, **condition: Any) -> Prediction:
         p, pull = denoised(self.model, x, t, condition)
@@ -61,7 +77,7 @@ class PiGDM(ScoreModel):
         return shifted(p, pull(seen.transposed(weighed, x)))
 
 
-class TMPD(ScoreModel):
+class TMPD(_Measured):
     """score + J^T A^T (A Cov A^T + noise^2 I)^-1 (y - A x0), Cov = sigma^2 / alpha J, J = d x0/d x.
 
     The covariance of x0 given x_t is Tweedie's own (Boys et al. 2023, 2310.06721), so the guidance
@@ -78,13 +94,6 @@ class TMPD(ScoreModel):
     >>> [round(v, 3) for v in x0[0].tolist()]
     [0.75, 0.0]
     """
-
-    def __init__(self, model: ScoreModel, measurement: LinearMeasurement):
-        super().__init__()
-        self.model, self.sde, self.measurement = model, model.sde, measurement
-
-    def check_condition(self, **condition: Any) -> None:
-        self.model.check_condition(**condition)
 
     def predict(self, x: Tensor, t: Level, **condition: Any) -> Prediction:
         p, pull = denoised(self.model, x, t, condition)

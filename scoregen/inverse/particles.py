@@ -52,7 +52,7 @@ class TwistedSMC(Solver):
     `Ancestral(variance)` samples on the same grid. Systematic resampling where the effective number
     falls below `threshold` times the particles, and once at the end, so the samples returned are
     equally likely. Samples of one run depend on one another; independent answers need independent
-    runs.
+    runs. Rows change places, so a bound condition must be the same for all of them.
 
     Args:
         measurement: y = A x + noise, with one y and some noise.
@@ -73,11 +73,14 @@ class TwistedSMC(Solver):
     variance: Literal["small", "large"] = "small"
     threshold: float = 0.5
     nfe = 2  # the evaluation, and one product with its Jacobian
+    population = True
 
     def __post_init__(self) -> None:
         check_number("prior_variance", self.prior_variance, 0.0, math.inf, open_low=True)
         check_choice("variance", self.variance, ("small", "large"))
         check_number("threshold", self.threshold, 0.0, 1.0)
+        if not isinstance(self.measurement, LinearMeasurement):
+            raise TypeError(f"measurement must be a LinearMeasurement, got {self.measurement!r}")
         if self.measurement.y.dim() != 1 or self.measurement.noise == 0:
             raise ValueError(
                 "the population has one posterior: give one y of shape (m,), with noise > 0"

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from .._checks import check_choice, check_number
-from ..guidance.gradients import denoised, gradient_of, misfit
+from ..guidance.gradients import check_measured, denoised, gradient_of, misfit
 from ..models import ScoreModel
 from ..models.prediction import mix
 from ..noise import Noise
@@ -27,14 +27,15 @@ __all__ = ["DPS", "DiffPIR", "GuidedAncestral"]
 class DPS(Solver):
     """An ancestral move, then -scale grad_x |y - A(x0_hat(x))| (Chung et al. 2022, 2209.14687).
 
-    The step is the paper's, scale times the gradient of the norm (not of its square). It is a
-    heuristic: on Gaussian data it is not the posterior at any scale. A may be any differentiable
-    map.
+    Algorithm 1 of the paper subtracts zeta_i grad |y - A(x0_hat)|^2 with zeta_i =
+    zeta' / |y - A(x0_hat)|, and the gradient of a square is twice the norm times the gradient of
+    the norm: scale = 2 zeta'. The published code's `scale` is this scale. It is a heuristic: on
+    Gaussian data it is not the posterior at any scale. A may be any differentiable map.
 
     Args:
         measure: A, (batch, *event) -> (batch, *measurement).
         y: the measurement, shape measurement or (batch, *measurement).
-        scale: the paper's zeta', at least 0.
+        scale: 2 zeta' of the paper, at least 0.
         variance: of the ancestral move, "small" or "large".
 
     >>> from scoregen import VPSDE, Gaussian, Sampler, UniformTime
@@ -51,6 +52,7 @@ class DPS(Solver):
     nfe = 2  # the evaluation, and one product with its Jacobian
 
     def __post_init__(self) -> None:
+        check_measured(self.y)
         check_number("scale", self.scale, 0.0, math.inf, open_high=True)
         check_choice("variance", self.variance, ("small", "large"))
 
@@ -95,6 +97,8 @@ class DiffPIR(Solver):
     zeta: float = 1.0
 
     def __post_init__(self) -> None:
+        if not isinstance(self.measurement, LinearMeasurement):
+            raise TypeError(f"measurement must be a LinearMeasurement, got {self.measurement!r}")
         check_number("strength", self.strength, 0.0, math.inf, open_low=True, open_high=True)
         check_number("zeta", self.zeta, 0.0, 1.0)
 
@@ -117,8 +121,8 @@ class GuidedAncestral(Solver):
     """x_s ~ N(mean + scale variance g, variance), g = grad log p(y | x) at the mean of the move.
 
     The first-order expansion of p(x_s | x_t) p(y | x_s) around the mean, Algorithm 1 of Dhariwal
-    and Nichol (2021, 2105.05233), with the classifier asked at the level of s; at="x_t" takes the
-    gradient at the state before the move and its level, as their published code does. With the
+    and Nichol (2021, 2105.05233), with the classifier at the level of s; at="x_t" takes the gradient at
+    the state before the move and its level, as their published code does. With the
     exact reverse variance and a classifier whose log-probability is linear in x, it is exact. A
     last move to sigma = 0 returns x0, unguided, since its variance is 0.
 

@@ -4,13 +4,18 @@ Start with `ScoreNetwork(net, sde, parameterization, clock)`; `Eps`, `V`, `X0`, 
 and `EDM` are the parameterizations.
 """
 
-from .base import Counted, Given, ScoreModel, ScoreNetwork
+from .base import Given, ScoreModel, Wrapped, check_model
 from .clocks import Clock, HalfLogSNR, Index, LogSigma, RawTime
+from .conditions import Shared
+from .counting import Counted
+from .network import Conditions, Network, conditions_of
 from .parameterization import EDM, X0, Eps, LearnedVariance, Parameterization, Score, V, Velocity
 from .prediction import Prediction
+from .score_network import ScoreNetwork
 
 __all__ = [
     "Clock",
+    "Conditions",
     "Counted",
     "EDM",
     "Eps",
@@ -19,13 +24,18 @@ __all__ = [
     "Index",
     "LearnedVariance",
     "LogSigma",
+    "Network",
     "Parameterization",
     "Prediction",
     "RawTime",
     "Score",
     "ScoreModel",
     "ScoreNetwork",
+    "Shared",
     "V",
     "Velocity",
+    "Wrapped",
     "X0",
+    "check_model",
+    "conditions_of",
 ]

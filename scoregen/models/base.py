@@ -1,12 +1,13 @@
-"""Score models: look at x at a noise level, and say which part is data and which is noise."""
+"""Score models: at a noise level, which part of x is data and which is noise."""
 
 from __future__ import annotations
 
+import copy
+import functools
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -14,17 +15,52 @@ from torch import Tensor, nn
 
 from .._checks import check_state, check_times
 from ..processes import SDE, Level
-from .clocks import Clock, HalfLogSNR
-from .parameterization import Parameterization
+from . import conditions as trees
+from .modes import evaluating
+from .network import Conditions, compute_dtype
 from .prediction import Prediction
 
-__all__ = ["Counted", "Given", "ScoreModel", "ScoreNetwork", "evaluating"]
+__all__ = ["Given", "ScoreModel", "Wrapped", "check_model", "evaluating"]
+
+
+class Counter(Protocol):
+    """What takes notice of evaluations: `Counted`."""
+
+    def watches(self, model: ScoreModel) -> bool: ...
+
+    def note(self, x: Tensor, t: Level) -> Prediction | None: ...
+
+
+COUNTERS: list[Counter] = []
+
+
+def _noticed(predict: Callable[..., Prediction]) -> Callable[..., Prediction]:
+    """`predict`, noticed by the counters there are; models call it directly, past any hook."""
+
+    @functools.wraps(predict)
+    def noticed(self: ScoreModel, x: Tensor, t: Level, **condition: Any) -> Prediction:
+        # a subclass that calls its parent's `predict` is one evaluation
+        if COUNTERS and type(self).predict is noticed:
+            for counter in tuple(COUNTERS):
+                made = counter.note(x, t) if counter.watches(self) else None
+                if made is not None:
+                    return made
+        return predict(self, x, t, **condition)
+
+    return noticed
 
 
 class ScoreModel(nn.Module, ABC):
     """Anything that predicts at a noise level: a network, a density, models made of models.
 
-    Subclasses set `sde` and write `predict`. Calling the model is the checked door.
+    Subclasses set `sde` and write `predict`; one that takes a condition sets `conditions` too.
+    Calling the model checks the arguments, then predicts.
+
+    Attributes:
+        sde: the process.
+        event: shape of one sample, where the model knows it.
+        conditions: the conditions it takes; None where that is not known. None are taken unless a
+            subclass says so.
 
     >>> from scoregen import VPSDE, Gaussian
     >>> model = Gaussian(VPSDE(), torch.zeros(2), torch.ones(2))
@@ -33,6 +69,16 @@ class ScoreModel(nn.Module, ABC):
     """
 
     sde: SDE
+    event: tuple[int, ...] | None = None
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if "predict" in cls.__dict__:
+            type.__setattr__(cls, "predict", _noticed(cls.__dict__["predict"]))
+
+    @property
+    def conditions(self) -> Conditions | None:
+        return Conditions()
 
     @abstractmethod
     def predict(self, x: Tensor, t: Level, **condition: Any) -> Prediction:
@@ -44,7 +90,7 @@ class ScoreModel(nn.Module, ABC):
         """
 
     def forward(self, x: Tensor, t: Level | float | Tensor, **condition: Any) -> Prediction:
-        """The door: checks, then `predict`.
+        """The checked entry: argument validation, then `predict`.
 
         Args:
             x: state of shape (batch, *event), real and floating.
@@ -70,9 +116,16 @@ class ScoreModel(nn.Module, ABC):
         return self.sde.level(t)
 
     def check_condition(self, **condition: Any) -> None:
-        """Refuse a condition this model does not know; by default it knows none."""
-        if condition:
+        """Refuse a condition this model does not know.
+
+        Raises:
+            TypeError, ValueError: for an unknown name, or a value that cannot be.
+        """
+        known = self.conditions
+        if known is not None and not known.null and condition:
             raise TypeError(f"{type(self).__name__} takes no condition, got {', '.join(condition)}")
+        if known is not None:
+            known.check(**condition)
 
     def score(self, x: Tensor, t: Level | float | Tensor, **condition: Any) -> Tensor:
         """grad_x log p_t(x), shaped like x."""
@@ -106,15 +159,131 @@ class ScoreModel(nn.Module, ABC):
         self.check_condition(**condition)
         return Given(self, condition) if condition else self
 
+    def rows(self, part: slice | Tensor, batch: int) -> ScoreModel:
+        """This model for some rows of its batch: what is held per sample goes with them.
+
+        Models that hold nothing per sample, here or inside, are their own rows.
+
+        Args:
+            part: a slice, or whole numbers of shape (n,), which may repeat.
+            batch: how many samples the model is for.
+        """
+        return _with_rows(self, part, batch)
+
     def placement(self) -> tuple[torch.device, torch.dtype]:
-        """Device and dtype of the model's first parameter or buffer; CPU and float32 without."""
+        """Device of the first floating-point parameter or buffer, and the dtype it computes in.
+
+        CPU and float32 for a model without.
+        """
+        dtype = compute_dtype(self)
         for tensor in (*self.parameters(), *self.buffers()):
             if tensor.is_floating_point():
-                return tensor.device, tensor.dtype
+                return tensor.device, tensor.dtype if dtype is None else dtype
         return torch.device("cpu"), torch.float32
 
 
-class Given(ScoreModel):
+def _with_rows(module: Any, part: slice | Tensor, batch: int) -> Any:
+    """The module with every score model inside it replaced by its rows; itself if none changes."""
+    changed: dict[str, nn.Module] = {}
+    for name, child in module.named_children():
+        if isinstance(child, ScoreModel):
+            found: nn.Module = child.rows(part, batch)
+        elif isinstance(child, nn.ModuleList | nn.ModuleDict):
+            found = _with_rows(child, part, batch)
+        else:
+            continue
+        if found is not child:
+            changed[name] = found
+    return twin(module, **changed) if changed else module
+
+
+def twin(module: Any, **changed: nn.Module) -> Any:
+    """A shallow copy with other children; parameters and buffers are the same tensors."""
+    twin = copy.copy(module)
+    twin.__dict__["_modules"] = {**module._modules, **changed}
+    twin.__dict__["_buffers"] = dict(module._buffers)
+    return twin
+
+
+def check_model(model: object, name: str = "model") -> ScoreModel:
+    """Refuse what is no score model, and say what makes one of it.
+
+    Raises:
+        TypeError: for anything but a `ScoreModel` with a process.
+
+    >>> check_model(torch.nn.Linear(2, 2))
+    Traceback (most recent call last):
+        ...
+    TypeError: model must be a score model, got the network Linear: say what it predicts, as in \
+ScoreNetwork(net, VPSDE(), Eps()), or EnergyNetwork(net, sde) for an energy
+    """
+    if isinstance(model, ScoreModel):
+        if not isinstance(getattr(model, "sde", None), SDE):
+            raise TypeError(
+                f"{type(model).__name__} has no process: set self.sde, such as VPSDE(), in its "
+                "__init__ after super().__init__()"
+            )
+        return model
+    if isinstance(model, type):
+        what = f"the class {model.__name__}: make an instance of it"
+    elif isinstance(model, nn.Module):
+        what = (
+            f"the network {type(model).__name__}: say what it predicts, as in "
+            "ScoreNetwork(net, VPSDE(), Eps()), or EnergyNetwork(net, sde) for an energy"
+        )
+    elif callable(model):
+        what = (
+            f"the callable {getattr(model, '__name__', type(model).__name__)}: say what it "
+            "predicts, as in ScoreNetwork(function, VPSDE(), Eps()), or Potential(function) for a "
+            "time-free energy"
+        )
+    else:
+        what = f"{type(model).__name__}: use ScoreNetwork(net, sde, parameterization, clock)"
+    raise TypeError(f"{name} must be a score model, got {what}")
+
+
+class Wrapped(ScoreModel):
+    """A model around another: subclasses write what differs, all else is the inner model's.
+
+    Process, event, conditions and rows are forwarded. So is the energy difference, unless the
+    subclass writes a `predict` of its own: then its own score is integrated.
+
+    Args:
+        model: the model inside.
+
+    >>> from scoregen import VPSDE, Gaussian
+    >>> class Halved(Wrapped):
+    ...     def predict(self, x, t, **condition):
+    ...         p = self.model.predict(x, t, **condition)
+    ...         return p.with_x0(p.x0 / 2)
+    >>> Halved(Gaussian(VPSDE(), torch.ones(2), 1.0))(torch.zeros(1, 2), 1.0).x0.shape
+    torch.Size([1, 2])
+    """
+
+    def __init__(self, model: ScoreModel):
+        super().__init__()
+        check_model(model)
+        self.model, self.sde, self.event = model, model.sde, model.event
+
+    @property
+    def conditions(self) -> Conditions | None:
+        return self.model.conditions
+
+    def check_condition(self, **condition: Any) -> None:
+        self.model.check_condition(**condition)
+
+    def predict(self, x: Tensor, t: Level, **condition: Any) -> Prediction:
+        return self.model.predict(x, t, **condition)
+
+    def energy_difference(
+        self, x: Tensor, y: Tensor, t: Level | float, *, nodes: int = 8, **condition: Any
+    ) -> Tensor:
+        if type(self).predict is Wrapped.predict:
+            return self.model.energy_difference(x, y, t, nodes=nodes, **condition)
+        return super().energy_difference(x, y, t, nodes=nodes, **condition)
+
+
+class Given(Wrapped):
     """A model with its condition bound, as `model.given(label=...)` makes it.
 
     >>> from scoregen import MLP, VPSDE, Eps, HalfLogSNR, ScoreNetwork
@@ -125,8 +294,16 @@ class Given(ScoreModel):
     """
 
     def __init__(self, model: ScoreModel, condition: dict[str, Any]):
-        super().__init__()
-        self.model, self.condition, self.sde = model, condition, model.sde
+        super().__init__(model)
+        self.condition = condition
+
+    @property
+    def conditions(self) -> Conditions | None:
+        inner = self.model.conditions
+        if inner is None:
+            return None
+        free = {name: value for name, value in inner.null.items() if name not in self.condition}
+        return Conditions(free, inner.classes if "label" in free else 0)
 
     def predict(self, x: Tensor, t: Level, **condition: Any) -> Prediction:
         return self.model.predict(x, t, **self.condition, **condition)
@@ -142,107 +319,6 @@ class Given(ScoreModel):
             raise TypeError(f"{', '.join(sorted(twice))} is bound already; bind it once")
         self.model.check_condition(**self.condition, **condition)
 
-
-class ScoreNetwork(ScoreModel):
-    """A network, a process, the meaning of its output and the clock it reads: four slots.
-
-    Args:
-        net: callable net(x, clock, **condition) with the output shaped like x.
-        sde: the process it was trained on.
-        parameterization: what its output means.
-        clock: what it is told the time is.
-
-    >>> from scoregen import MLP, VPSDE, Eps
-    >>> model = ScoreNetwork(MLP(event=(2,)), VPSDE(), Eps())
-    >>> model(torch.zeros(4, 2), 0.5).eps.shape
-    torch.Size([4, 2])
-    """
-
-    def __init__(
-        self,
-        net: nn.Module,
-        sde: SDE,
-        parameterization: Parameterization,
-        clock: Clock | None = None,
-    ):
-        super().__init__()
-        self.net, self.sde, self.parameterization = net, sde, parameterization
-        self.clock: Clock = HalfLogSNR() if clock is None else clock
-
-    def predict(self, x: Tensor, t: Level, **condition: Any) -> Prediction:
-        scale = self.parameterization.input_scale(self.sde, t)
-        inner = x if isinstance(scale, float) and scale == 1.0 else scale * x
-        clock = self.clock(self.sde, t, x)
-        dtype = next((p.dtype for p in self.net.parameters()), x.dtype)
-        if dtype != x.dtype:
-            inner = inner.to(dtype)
-            clock = clock.to(dtype) if clock.is_floating_point() else clock
-        out = self.net(inner, clock, **condition).to(x.dtype)
-        return self.parameterization.decode(self.sde, t, x, out)
-
-    def check_condition(self, **condition: Any) -> None:
-        check: Callable[..., None] | None = getattr(self.net, "check_condition", None)
-        if check is not None:
-            check(**condition)
-
-
-class Counted:
-    """Counts evaluations: rows that the leaves of a model predict, inside a `with` block.
-
-    Guidance that asks for two branches counts two, correctors and rejected steps count too.
-
-    Args:
-        model: any score model; the models it is made of are found among its modules.
-
-    >>> from scoregen import DDIM, VPSDE, Gaussian, Sampler, UniformTime
-    >>> model = Gaussian(VPSDE(), torch.zeros(2), torch.ones(2))
-    >>> with Counted(model) as count:
-    ...     _ = Sampler(DDIM(), UniformTime(10)).sample(model, (4, 2), seed=0)
-    >>> count.rows / 4
-    10.0
-    """
-
-    def __init__(self, model: ScoreModel):
-        models = [m for m in model.modules() if isinstance(m, ScoreModel)]
-        self.leaves = [
-            m for m in models if sum(isinstance(c, ScoreModel) for c in m.modules()) == 1
-        ]
-        self.rows = 0
-
-    def __enter__(self) -> Counted:
-        for leaf in self.leaves:
-            if "predict" in leaf.__dict__:
-                raise RuntimeError("this model is being counted already; nest no Counted blocks")
-            object.__setattr__(leaf, "predict", self._counting(leaf.predict))
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        for leaf in self.leaves:
-            object.__delattr__(leaf, "predict")
-
-    def _counting(self, predict: Callable[..., Prediction]) -> Callable[..., Prediction]:
-        def counted(x: Tensor, t: Level, **condition: Any) -> Prediction:
-            self.rows += len(x)
-            return predict(x, t, **condition)
-
-        return counted
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode (no dropout) inside the block; every module's own mode comes back after.
-
-    >>> net = torch.nn.Dropout()
-    >>> with evaluating(net):
-    ...     net.training
-    False
-    >>> net.training
-    True
-    """
-    before = [(m, m.training) for m in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in before:
-            module.training = training
+    def rows(self, part: slice | Tensor, batch: int) -> ScoreModel:
+        inner = self.model.rows(part, batch)
+        return Given(inner, trees.rows(self.condition, part, batch))

@@ -79,6 +79,11 @@ class Prediction:
         self._refuse(name, det)
         return mix((p * b - q * a) / det, self.x, (q * alpha - p * sigma) / det, out)
 
+    @property
+    def made_from_score(self) -> bool:
+        """Whether the score is known without a conversion, as where there is no noise at all."""
+        return self._score is not None
+
     def _refuse(self, wanted: str, det: Any) -> None:
         if not isinstance(det, Tensor) and (det == 0 or math.isinf(det)):
             hint = (

@@ -1,9 +1,11 @@
-"""What every network is told besides x: the clock, as sinusoids, and the class label."""
+"""What every network reads besides x: the clock, as sinusoids, and the class label."""
 
 import math
 
 import torch
 from torch import Tensor, nn
+
+from ..models.network import NO_CLASSES
 
 
 class Sinusoids(nn.Module):
@@ -12,7 +14,7 @@ class Sinusoids(nn.Module):
         out = (cos(2 pi c / P_1) .. cos(2 pi c / P_n), sin(2 pi c / P_1) .. sin(2 pi c / P_n))
 
     With the default periods, 1 to 10,000, neighbouring values of half the log-SNR in
-    [-10, 10] and neighbouring indices 0 .. 999 are both told apart (positional encoding:
+    [-10, 10] and neighbouring indices 0 .. 999 are both distinguishable (positional encoding:
     Vaswani et al., 2017, arXiv:1706.03762; for diffusion: Ho et al., 2020, arXiv:2006.11239).
 
     Args:
@@ -108,7 +110,7 @@ class Conditioning(nn.Module):
         h = self.outer(nn.functional.silu(self.inner(h)))
         if self.table is None:
             if label is not None:
-                raise TypeError(_NO_CLASSES)
+                raise TypeError(NO_CLASSES)
         elif label is None:
             h = h + self.table.weight[self.classes]
         elif label.shape != clock.shape:
@@ -119,46 +121,6 @@ class Conditioning(nn.Module):
         else:
             h = h + self.table(label)
         return nn.functional.silu(h)
-
-    def check(self, **condition: object) -> None:
-        """Refuses a condition that `forward` would not understand; reads the label's values.
-
-        Args:
-            **condition: What a caller wants to pass on: `label`, or nothing.
-
-        Raises:
-            TypeError: For an unknown name, a label without classes, or a label that is
-                not an int64 tensor.
-            ValueError: For a label that is not one-dimensional or not in 0 .. K.
-        """
-        unknown = sorted(set(condition) - {"label"})
-        if unknown:
-            known = "'label'" if self.classes else "none (it was built with classes=0)"
-            raise TypeError(f"unknown condition {unknown}; this network knows: {known}")
-        label = condition.get("label")
-        if label is None:
-            return
-        if not self.classes:
-            raise TypeError(_NO_CLASSES)
-        if not isinstance(label, Tensor) or label.dtype != torch.int64:
-            got = label.dtype if isinstance(label, Tensor) else type(label).__name__
-            raise TypeError(f"label must be an int64 tensor, got {got}; use label.to(torch.int64)")
-        if label.ndim != 1:
-            raise ValueError(
-                f"label must have shape (batch,), one entry per sample, got {tuple(label.shape)}"
-            )
-        outside = (label < 0) | (label > self.classes)
-        if bool(outside.any()):
-            raise ValueError(
-                f"labels must lie in 0 .. {self.classes}, where {self.classes} is the null class; "
-                f"got {label[outside][:5].tolist()}"
-            )
-
-
-_NO_CLASSES = (
-    "a label was given to a network without classes; "
-    "build it with classes=K, or leave the label out"
-)
 
 
 def check_clock(x: Tensor, clock: Tensor) -> None:

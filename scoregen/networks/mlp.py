@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from ..models import Conditions
 from .embedding import Conditioning, check_clock
 
 
@@ -100,7 +101,7 @@ class MLP(nn.Module):
 
         Args:
             x: Batch of shape (B, *event).
-            clock: What the network is told the time is, shape (B,).
+            clock: The time as the network reads it, shape (B,).
             label: Classes of shape (B,), int64 in 0 .. K; None means the null class.
 
         Returns:
@@ -123,7 +124,12 @@ class MLP(nn.Module):
             h = layer(h, condition)
         return self.outlet(nn.functional.silu(h)).reshape(x.shape[0], *self.output_event)
 
-    def check_condition(self, **condition: object) -> None:
+    @property
+    def conditions(self) -> Conditions:
+        """What it takes: a label, where it has classes."""
+        return Conditions.labels(self.condition.classes)
+
+    def check_condition(self, **condition: Any) -> None:
         """Refuses unknown conditions and labels of a wrong type, shape or value.
 
         Args:
@@ -133,4 +139,4 @@ class MLP(nn.Module):
             TypeError: For an unknown name, a label without classes, or a wrong dtype.
             ValueError: For a wrong shape or a label outside 0 .. K.
         """
-        self.condition.check(**condition)
+        self.conditions.check(**condition)

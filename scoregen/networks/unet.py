@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import interpolate, scaled_dot_product_attention, silu
 
+from ..models import Conditions
 from .embedding import Conditioning, check_clock
 
 
@@ -211,7 +212,7 @@ class UNet(nn.Module):
 
         Args:
             x: Images of shape (B, channels, height, width).
-            clock: What the network is told the time is, shape (B,).
+            clock: The time as the network reads it, shape (B,).
             label: Classes of shape (B,), int64 in 0 .. K; None means the null class.
 
         Returns:
@@ -248,7 +249,12 @@ class UNet(nn.Module):
             h = stage(torch.cat((h, skip), dim=1), condition)
         return self.outlet(silu(self.norm(h)))
 
-    def check_condition(self, **condition: object) -> None:
+    @property
+    def conditions(self) -> Conditions:
+        """What it takes: a label, where it has classes."""
+        return Conditions.labels(self.condition.classes)
+
+    def check_condition(self, **condition: Any) -> None:
         """Refuses unknown conditions and labels of a wrong type, shape or value.
 
         Args:
@@ -258,4 +264,4 @@ class UNet(nn.Module):
             TypeError: For an unknown name, a label without classes, or a wrong dtype.
             ValueError: For a wrong shape or a label outside 0 .. K.
         """
-        self.condition.check(**condition)
+        self.conditions.check(**condition)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from .._checks import check_count, check_number, check_state
-from ..models import Given, Prediction, ScoreModel
+from ..models import Prediction, ScoreModel
 from ..noise import Noise
 from ..processes import Level
 from .sampler import Sampler, Step
@@ -140,7 +140,7 @@ class Picard(Sampler):
         sde, batch, width = model.sde, len(points[0]), len(points)
         times = torch.tensor([t.t for t in levels[:-1]], dtype=torch.float64)
         stacked = torch.cat(points)
-        wide = repeated(model, batch, width)
+        wide = model.rows(torch.arange(batch).repeat(width), batch)
         p = wide(stacked, sde.level_of(times.repeat_interleave(batch), stacked))
         apart = (width, *points[0].shape)
         x0, eps = p.x0.reshape(apart), p.eps.reshape(apart)
@@ -191,16 +191,3 @@ class _Replay:
             self.drawn.append(self.noise(like, t, s))
         self.index += 1
         return self.drawn[self.index - 1]
-
-
-def repeated(model: ScoreModel, batch: int, times: int) -> ScoreModel:
-    """The model with a bound condition repeated for a batch that is `times` as large."""
-    if not isinstance(model, Given):
-        return model
-    wide = {
-        name: torch.cat([value] * times)
-        if isinstance(value, Tensor) and value.dim() and len(value) == batch
-        else value
-        for name, value in model.condition.items()
-    }
-    return Given(repeated(model.model, batch, times), wide)

@@ -17,6 +17,8 @@ from .._checks import DivergenceError, check_count, check_grid, check_state
 from ..grids import Grid
 from ..models import ScoreModel
 from ..models.base import evaluating
+from ..models.conditions import expand as expand_condition
+from ..models.conditions import rows as rows_of
 from ..noise import Noise, SampleNoise, TorchNoise
 from ..processes import SDE, Level
 from .solver import Solver
@@ -140,7 +142,8 @@ class Sampler:
             shape: (batch, *event).
             seed: an integer, or a torch.Generator where speed matters more.
             first: index of the first sample, for ranks that share a seed.
-            condition: keyword arguments of the model; tensors of length batch are sliced with it.
+            condition: keyword arguments of the model, of any nested structure; what holds one
+                entry per sample is sliced with the batch (`models.conditions` has the rule).
             chunk: most samples at a time; all at once unless given.
             device: where to sample; the model's own device unless given.
             dtype: of the state.
@@ -177,11 +180,11 @@ class Sampler:
                 else:
                     x = std * SampleNoise(seed, first + start)(like, level, level)
                     noise = SampleNoise(seed, first + start, draw=1)
-                bound = {
-                    k: v[rows] if isinstance(v, Tensor) and v.dim() and len(v) == batch else v
-                    for k, v in condition.items()
-                }
-                inner = model.given(**bound) if bound else model
+                inner = model
+                bound = condition
+                if len(like) < batch:
+                    inner, bound = model.rows(rows, batch), rows_of(condition, rows, batch)
+                inner = inner.given(**bound)
                 parts.append(self.run(inner, x, noise=noise, progress=progress))
         return torch.cat(parts) if len(parts) > 1 else parts[0]
 
@@ -200,13 +203,3 @@ class Sampler:
             f"{type(grid).__name__} has no count of steps to change; use a grid such as "
             "UniformTime(n), Karras(n) or Strided(n)"
         )
-
-
-def expand_condition(condition: dict[str, Any], batch: int, device: torch.device) -> dict[str, Any]:
-    """Whole numbers become one label per sample; tensors move to the device."""
-    full = {}
-    for name, value in condition.items():
-        if isinstance(value, int) and not isinstance(value, bool):
-            value = torch.full((batch,), value, dtype=torch.long)
-        full[name] = value.to(device) if isinstance(value, Tensor) else value
-    return full

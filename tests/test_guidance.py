@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.integrate import quad
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from scoregen import (
     DDIM,
@@ -34,6 +35,7 @@ from scoregen import (
     V,
     Velocity,
 )
+from scoregen.energies import Potential
 from scoregen.guidance import (
     AutoGuidance,
     Clamped,
@@ -41,6 +43,7 @@ from scoregen.guidance import (
     ClassifierFree,
     DynamicThreshold,
     Reconstruction,
+    Switch,
 )
 from scoregen.likelihood import decode, log_prob
 from scoregen.models import Counted
@@ -146,6 +149,162 @@ def test_both_branches_are_one_batched_evaluation() -> None:
             ClassifierFree(model, scale)(X, 0.4, label=LABEL)
         assert count.rows == rows
         assert len(calls) == 1
+
+
+class Operations(TorchDispatchMode):
+    """Counts tensor operations that compute something, views aside."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func.__name__.split(".")[0]
+        self.count += name in ("mul", "add", "sub", "div", "lerp", "neg", "rsub")
+        return func(*args, **(kwargs or {}))
+
+
+def test_a_guided_combination_is_one_interpolation() -> None:
+    """p x0 + q eps of a v-network: two operations of one batch and one lerp, not twelve."""
+    model = network(V())
+    for guided, most in [(ClassifierFree(model, 2.0), 3), (AutoGuidance(model, model, 2.0), 5)]:
+        p = guided(X, 0.4, label=LABEL)
+        with Operations() as operations:
+            got = p.combine(0.3, 0.7)
+        assert operations.count == most
+        torch.testing.assert_close(got, 0.3 * p.x0 + 0.7 * p.eps)
+
+
+def test_time_free_energies_are_guided_by_their_scores() -> None:
+    """On StaticSDE only scores exist, and the blend has one too."""
+    good, weak = (Potential(lambda x, k=k: k * x.square().sum(1) / 2) for k in (1.0, 3.0))
+    said = AutoGuidance(good, weak, 2.0)(X, 0.0)
+    torch.testing.assert_close(said.score.detach(), -(3 + 2 * (1 - 3)) * X)
+
+
+def test_scales_may_be_functions_of_the_level() -> None:
+    model = network(V())
+    guided = ClassifierFree(model, lambda t: 1 + t.sigma)
+    for t in (0.2, 0.7):
+        want = ClassifierFree(model, 1 + model.sde.level(t).sigma)(X, t, label=LABEL).x0
+        torch.testing.assert_close(guided(X, t, label=LABEL).x0, want)
+    times = torch.tensor([0.1, 0.3, 0.6, 0.9], dtype=torch.float64)
+    rows = torch.cat([guided(X[i : i + 1], float(times[i]), label=LABEL[i : i + 1]).x0
+                      for i in range(4)])  # fmt: skip
+    torch.testing.assert_close(guided(X, times, label=LABEL).x0, rows)
+    for bad in (-1.0, math.nan):
+        with pytest.raises(ValueError, match="scale at this level"):
+            ClassifierFree(model, lambda t, bad=bad: bad)(X, 0.4, label=LABEL)
+
+
+@pytest.mark.parametrize(
+    ("parameterization", "form"),
+    [(V(), "v"), (Eps(), "eps"), (X0(), "x0"), (Velocity(), "velocity"), (Score(), "score")],
+)
+@pytest.mark.parametrize("scale", [0.0, 3.0, torch.tensor([0.5, 1.0, 2.0, 7.5]).double()])
+def test_rescaled_guidance_is_the_papers(parameterization, form: str, scale) -> None:
+    """Algorithm 2 of Lin et al. (2023), on the network's own output."""
+    model = network(parameterization)
+    c, u = (getattr(model(X, 0.4, label=k), form) for k in (LABEL, LABEL * 0 + 4))
+    weight = scale.reshape(-1, 1) if isinstance(scale, Tensor) else scale
+    cfg = u + weight * (c - u)
+    factor = c.std(1, keepdim=True) / cfg.std(1, keepdim=True)
+    want = cfg * (0.7 * factor + (1 - 0.7))
+    p = ClassifierFree(model, scale, rescale=0.7)(X, 0.4, label=LABEL)
+    torch.testing.assert_close(getattr(p, form), want)
+    level = model.sde.level(0.4)
+    torch.testing.assert_close(level.alpha * p.x0 + level.sigma * p.eps, X)
+
+
+def test_rescaling_other_models_and_its_limits() -> None:
+    model = network(Eps())
+    kept = ClassifierFree(model, 3.0, rescale=0.0)(X, 0.4, label=LABEL).eps
+    assert torch.equal(kept, ClassifierFree(model, 3.0)(X, 0.4, label=LABEL).eps)
+    one = ClassifierFree(model, 1.0, rescale=1.0)
+    with Counted(one) as count:
+        got = one(X, 0.4, label=LABEL).eps
+    assert count.rows == 4
+    assert torch.equal(got, model(X, 0.4, label=LABEL).eps)
+    # in one coordinate nothing can be rescaled, and nothing is divided by zero
+    exact = ClassifierFree(gaussians(VPSDE(), 0.3, 1.0), 2.0, null={"label": 1}, rescale=1.0)
+    label = torch.zeros(2, dtype=torch.long)
+    assert bool(exact(torch.ones(2, 1).double(), 0.4, label=label).x0.isfinite().all())
+    for bad in (-0.1, 1.1, math.nan):
+        with pytest.raises(ValueError, match="rescale"):
+            ClassifierFree(model, 2.0, rescale=bad)
+
+
+def test_a_bound_condition_inside_is_not_doubled() -> None:
+    """Bound to the model inside, or held by a wrapper: two evaluations, each of its own batch."""
+    model = network(Eps())
+    inside = Clamped(model, -9.0, 9.0)
+    want = ClassifierFree(model, 2.0)(X, 0.4, label=LABEL).x0.clamp(-9, 9)
+    torch.testing.assert_close(ClassifierFree(inside, 2.0)(X, 0.4, label=LABEL).x0, want)
+
+
+def test_the_missing_condition_is_named_wherever_it_is_missed() -> None:
+    guided = ClassifierFree(network(Eps()), 2.0)
+    level = guided.sde.level(0.4)
+    text = r"guidance needs the condition label: pass it, or bind it by ClassifierFree"
+    for miss in (
+        lambda: guided(X, 0.4),
+        lambda: guided(X, level),
+        lambda: guided(X, 0.4, label=None),
+        lambda: guided.predict(X, level),
+        lambda: Sampler(DDIM(), UniformTime(2)).sample(guided, (2, 3)),
+    ):
+        with pytest.raises(TypeError, match=text):
+            miss()
+    with pytest.raises(TypeError, match="by name"):
+        ClassifierFree(network(Eps()), 2.0, null=4)
+
+
+def test_models_switch_by_level() -> None:
+    low, middle, high = (Gaussian(VPSDE(), torch.full((3,), m).double(), 1.0) for m in (1, 2, 3))
+    model = Switch({0.5: middle, 0.0: low, 0.8: high})
+    for t, one in [(0.1, low), (0.5, middle), (0.79, middle), (0.8, high), (1.0, high)]:
+        assert torch.equal(model(X, t).x0, one(X, t).x0)
+        change = model.energy_difference(X, X + 1, t)
+        torch.testing.assert_close(change, one.energy_difference(X, X + 1, t))
+    times = torch.tensor([0.3, 0.5, 0.7, 0.9], dtype=torch.float64)
+    each = torch.cat([model(X[i : i + 1], float(times[i])).eps for i in range(4)])
+    torch.testing.assert_close(model(X, times).eps, each)
+    with Counted(model) as count:
+        Sampler(DDIM(), UniformTime(10)).sample(model, (4, 3), seed=0)
+    assert count.rows == 40
+    assert model.event == (3,)
+
+
+def test_prompts_are_edited_on_the_way() -> None:
+    model = network(Eps())
+    a, b = torch.tensor([0, 1, 2, 3]), torch.tensor([3, 2, 1, 0])
+    edited = Switch({0.0: model.given(label=b), 0.6: model.given(label=a)})
+    assert torch.equal(edited(X, 0.7).x0, model(X, 0.7, label=a).x0)
+    assert torch.equal(edited(X, 0.3).x0, model(X, 0.3, label=b).x0)
+    sampler = Sampler(DDIM(), UniformTime(6))
+    whole = sampler.sample(edited, (4, 3), seed=0)
+    torch.testing.assert_close(whole, sampler.sample(edited, (4, 3), seed=0, chunk=3))
+    experts = Switch({0.0: network(V()), 0.6: model})
+    assert experts.conditions == model.conditions
+    want = ClassifierFree(model, 2.0)(X, 0.7, label=LABEL).x0
+    torch.testing.assert_close(ClassifierFree(experts, 2.0)(X, 0.7, label=LABEL).x0, want)
+    with pytest.raises(TypeError, match="unknown condition"):
+        experts.given(text=a)
+
+
+def test_switches_without_a_model_for_every_level_are_refused() -> None:
+    model = network(Eps())
+    for bad, error, word in [
+        ({0.5: model}, ValueError, "least boundary"),
+        ({0.0: model, 2.0: model}, ValueError, "boundary"),
+        ({0.0: model, math.nan: model}, ValueError, "boundary"),
+        ({0.0: model, 0.5: network(Eps(), EDMSDE())}, ValueError, "one process"),
+        ({0.0: model.net}, TypeError, "score model"),
+        ({}, TypeError, "mapping"),
+        (model, TypeError, "mapping"),
+    ]:
+        with pytest.raises(error, match=word):
+            Switch(bad)
 
 
 def test_the_interval_switches_guidance_off_outside() -> None:
@@ -323,6 +482,14 @@ def test_reconstruction_is_the_gradient_through_the_denoiser() -> None:
     torch.testing.assert_close(said, expected.detach())
     with pytest.raises(ValueError, match="measurement"):
         Reconstruction(prior, measure, torch.zeros(2))(x.detach(), t)
+    for bad, error in [
+        (torch.tensor([math.nan]), ValueError),
+        (torch.tensor([math.inf]), ValueError),
+        (torch.tensor([1j]), TypeError),
+        ([0.5], TypeError),
+    ]:
+        with pytest.raises(error, match="measurement y"):
+            Reconstruction(prior, measure, bad)
 
 
 def test_guided_models_have_densities_too() -> None:

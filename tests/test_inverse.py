@@ -38,7 +38,7 @@ from scoregen.inverse import (
     Replacement,
     TwistedSMC,
 )
-from scoregen.noise import ReplayNoise, SampleNoise
+from scoregen.noise import BrownianNoise, ReplayNoise, SampleNoise
 from scoregen.solvers.ancestral import posterior as transition
 
 _PATH = Path(__file__).resolve().parents[1] / "benchmarks" / "inverse_problems.py"
@@ -236,6 +236,63 @@ def test_dps_takes_the_gradient_of_the_norm() -> None:
     torch.testing.assert_close(found, plain)
 
 
+def test_the_scale_of_dps_is_twice_the_papers() -> None:
+    """Algorithm 1, line 7: x - zeta' / |y - A(x0)| grad |y - A(x0)|^2, with zeta' = scale / 2."""
+    model = problems.data(VPSDE())
+    t, s = model.sde.level(0.4), model.sde.level(0.3)
+    x = X.clone().requires_grad_()
+    square = (Y - model.predict(x, t).x0 @ MATRIX.mT).square().sum(1)
+    (slope,) = torch.autograd.grad(square.sum(), x)
+    z = torch.ones(3, 4, dtype=F64)
+    plain, _ = Ancestral().step(model, X, t, s, None, ReplayNoise([z]))
+    zeta = 0.35 / square.detach().sqrt()
+    seen = LinearMeasurement(MATRIX, Y, 0.1)
+    found, _ = DPS(seen, Y, scale=2 * 0.35).step(model, X, t, s, None, ReplayNoise([z]))
+    torch.testing.assert_close(found, plain - zeta[:, None] * slope)
+
+
+@pytest.mark.parametrize("solve", [lambda m, k: Replacement(DDIM(), m, k), RePaint])
+def test_masks_broadcast_and_may_be_per_image(solve) -> None:
+    model = Gaussian(VPSDE(), torch.zeros(3, 4, 4), 1.0)
+    known = torch.full((2, 3, 4, 4), 0.7)
+    known[1] = -0.2
+    rows = torch.zeros(1, 4, 4, dtype=torch.bool)
+    rows[:, :2] = True
+    masks = torch.stack([rows, ~rows])  # (2, 1, 4, 4): one per image, the same for all channels
+    pairs = [(rows, known), (masks, known), (masks[:1], known), (rows, known[0])]
+    pairs += [(masks, known[0]), (rows, known[:, :1]), (rows, known[0, :1])]
+    for mask, values in pairs:
+        x = Sampler(solve(mask, values), UniformLam(4)).sample(model, (2, 3, 4, 4), seed=0)
+        wide, shown = mask.expand_as(x), values.expand_as(x)
+        assert torch.equal(x[wide], shown[wide])
+        assert not torch.isclose(x[~wide], shown[~wide]).any()
+    full = solve(rows.expand(3, 4, 4), known)
+    x = Sampler(full, UniformLam(4)).sample(model, (2, 3, 4, 4), seed=0)
+    assert torch.equal(x, Sampler(solve(rows, known), UniformLam(4)).sample(
+        model, (2, 3, 4, 4), seed=0))  # fmt: skip
+    hidden = torch.where(rows, known, math.nan)  # what the mask hides is not read
+    y = Sampler(solve(rows, hidden), UniformLam(4)).sample(model, (2, 3, 4, 4), seed=0)
+    assert torch.equal(x, y)
+    for mask in (rows[0], torch.ones(3, 1, 4, 4, dtype=torch.bool), torch.ones(2, 4, 4) > 0):
+        with pytest.raises(ValueError, match="shape of one sample"):
+            Sampler(solve(mask, known), UniformLam(4)).sample(model, (2, 3, 4, 4), seed=0)
+    seen = LinearMeasurement.mask(rows, known[0], 0.1)
+    assert seen(known).shape == (2, 24)
+
+
+def test_particles_take_a_brownian_path() -> None:
+    """Its draws at t == t are independent, so the population reaches the same posterior."""
+    model, grid = problems.data(VPSDE()), UniformLam(12)
+    seen = LinearMeasurement(MATRIX, Y, 0.5)
+    law = chain_law(model, grid, "small")
+    target = problems.posterior(Gaussian(VPSDE(), law.mean, law.covariance), seen)
+    sampler = Sampler(TwistedSMC(seen), grid)
+    start = SampleNoise(5)(torch.empty(6000, 4, dtype=F64), *[model.sde.level(1.0)] * 2)
+    x = sampler.run(model, start, noise=BrownianNoise(3))
+    assert float(gaussian_w2(x.mean(0), x.mT.cov(), *target)) < 0.08
+    assert TwistedSMC(seen).population
+
+
 def test_diffpir_solves_its_proximal_problem() -> None:
     seen = LinearMeasurement(MATRIX, Y, 0.3)
     for ridge in (0.01, 1.0, 30.0):
@@ -357,6 +414,14 @@ def test_bad_input_is_refused() -> None:
     with pytest.raises(ValueError, match="mask"):
         LinearMeasurement.mask(torch.ones(3), torch.zeros(3), 0.0)
     mask = torch.tensor([True, False])
+    for bad, error in [(Y * math.nan, ValueError), (Y + 1j, TypeError), ([0.0, 0.0], TypeError)]:
+        with pytest.raises(error, match="y"):
+            LinearMeasurement(MATRIX, bad, 0.1)
+        with pytest.raises(error, match="measurement y"):
+            DPS(lambda x: x, bad)
+    for make in (TwistedSMC, DiffPIR, lambda m: PiGDM(problems.data(VPSDE()), m)):
+        with pytest.raises(TypeError, match="LinearMeasurement"):
+            make(MATRIX)
     with pytest.raises(TypeError, match="boolean"):
         Replacement(DDIM(), mask.float(), torch.zeros(2))
     with pytest.raises(ValueError, match="one sample"):

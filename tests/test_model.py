@@ -1,8 +1,9 @@
-"""Score models: doors, bound conditions, counting, modes, dtypes, energy differences."""
+"""Score models: the checked entry, conditions, counting, modes, dtypes, energy differences."""
 
 from __future__ import annotations
 
 import copy
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -38,7 +39,7 @@ from scoregen.solvers import HEUN
 
 
 class Net(nn.Module):
-    """Answers what it is told to, and keeps what it was told."""
+    """Returns what it is made to, and keeps its inputs."""
 
     def __init__(self, answer: Any = None, dtype: torch.dtype = torch.float32) -> None:
         super().__init__()
@@ -68,7 +69,7 @@ def labelled() -> ScoreNetwork:
         return ScoreNetwork(MLP(event=(2,), classes=3), VPSDE(), Eps())
 
 
-def test_the_door_accepts_a_level_a_time_or_one_time_per_sample() -> None:
+def test_the_entry_accepts_a_level_a_time_or_one_time_per_sample() -> None:
     model = mixture(VPSDE())
     x = normal(3, 2)
     want = model(x, 0.4).x0
@@ -82,7 +83,7 @@ def test_the_door_accepts_a_level_a_time_or_one_time_per_sample() -> None:
     torch.testing.assert_close(mixed[2:], model(x[2:], 0.6).x0)
 
 
-DOORS = [
+ENTRIES = [
     (lambda m: m(torch.zeros(2, 2, dtype=torch.int64), 0.5), TypeError, "torch.int64"),
     (lambda m: m(torch.zeros(2, 2, dtype=torch.complex64), 0.5), TypeError, "complex64"),
     (lambda m: m(torch.eye(2).to_sparse(), 0.5), TypeError, "dense"),
@@ -99,13 +100,13 @@ DOORS = [
 ]
 
 
-@pytest.mark.parametrize(("act", "error", "word"), DOORS)
-def test_the_door_says_what_must_hold(act, error, word: str) -> None:
+@pytest.mark.parametrize(("act", "error", "word"), ENTRIES)
+def test_the_entry_names_what_must_hold(act, error, word: str) -> None:
     with pytest.raises(error, match=word):
         act(mixture(VPSDE()))
 
 
-def test_a_network_is_told_the_scaled_state_and_the_clock() -> None:
+def test_a_network_reads_the_scaled_state_and_the_clock() -> None:
     net = Net()
     model = ScoreNetwork(net, EDMSDE(), EDM(0.5), lambda sde, t, x: x.new_full((len(x),), 7.0))
     x = normal(3, 2, dtype=torch.float32)
@@ -259,6 +260,43 @@ def test_dropout_is_off_while_sampling() -> None:
     first = sampler.sample(model, (3, 2), seed=0)
     assert torch.equal(first, sampler.sample(model, (3, 2), seed=0))
     assert model.training
+
+
+def test_two_threads_sample_one_model_in_training_mode() -> None:
+    """Each sees no dropout, whichever ends first, and training mode is back at the end."""
+    model = ScoreNetwork(
+        Net(lambda x, clock: nn.functional.dropout(x, 0.5, model.training)), VPSDE(), Eps()
+    )
+    sampler = Sampler(DDIM(), UniformTime(40))
+    want = sampler.sample(model, (3, 2), seed=0)
+    for _ in range(10):
+        with ThreadPoolExecutor(4) as pool:
+            runs = [pool.submit(sampler.sample, model, (3, 2), seed=0) for _ in range(4)]
+        assert all(torch.equal(run.result(), want) for run in runs)
+        assert model.training
+    outer, inner = evaluating(model), evaluating(model.net)
+    outer.__enter__()
+    inner.__enter__()
+    outer.__exit__(None, None, None)  # the blocks overlap: the inner one still holds its modules
+    assert model.training
+    assert not model.net.training
+    inner.__exit__(None, None, None)
+    assert model.net.training
+
+
+def test_evaluations_of_another_thread_are_not_counted() -> None:
+    model, x = gaussian(VPSDE(), event=(2,)), torch.zeros(3, 2)
+    with Counted(model) as count, ThreadPoolExecutor(1) as pool:
+
+        def other() -> int:
+            with Counted(model) as own:
+                model(x, 0.5)
+            return own.rows
+
+        model(x, 0.5)
+        assert pool.submit(other).result() == 3
+        assert pool.submit(model, x, 0.5).result().x0.shape == (3, 2)
+    assert count.rows == 3
 
 
 def test_where_a_model_lives() -> None:

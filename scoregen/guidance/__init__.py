@@ -1,6 +1,6 @@
 """Models made of models: guidance towards a condition, and edits of the denoised data.
 
-With u the unconditional and c the conditional prediction, guidance says u + scale (c - u): scale 0
+With u the unconditional and c the conditional prediction, guidance takes u + scale (c - u): scale 0
 is unconditional, 1 conditional, and beyond 1 extrapolates (the papers' (1 + w) c - w u has
 scale = w + 1). It does not sample the tilted density p(x) p(y | x)^scale. For Gaussian data with
 variance v_c given the class and v_u without, x0 from the noisiest level of the VE process:

@@ -160,8 +160,8 @@ class ClassifierFree(_Guided):
     one evaluation, and so does 0 without `rescale`; any other scale two, in one batch where a
     network declares its conditions and their shapes agree. Outside `interval` the prediction is
     the conditional one (Kynkaanniemi et al. 2024, 2404.07724). The reverse variance (`spread`) is
-    the conditional one. This is not a sampler of the tilted density; the first lines of
-    `scoregen.guidance` say what it does to Gaussians.
+    the conditional one. This is not a sampler of the tilted density; `scoregen.guidance`
+    gives the laws it leads to for Gaussians.
 
     With rescale = phi the guided output g of the network becomes
     g (phi std(c) / std(g) + 1 - phi), standard deviations over each sample's coordinates (Lin et

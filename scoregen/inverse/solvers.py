@@ -121,8 +121,8 @@ class GuidedAncestral(Solver):
     """x_s ~ N(mean + scale variance g, variance), g = grad log p(y | x) at the mean of the move.
 
     The first-order expansion of p(x_s | x_t) p(y | x_s) around the mean, Algorithm 1 of Dhariwal
-    and Nichol (2021, 2105.05233), with the classifier at the level of s; at="x_t" takes the gradient at
-    the state before the move and its level, as their published code does. With the
+    and Nichol (2021, 2105.05233), with the classifier at the level of s; at="x_t" takes the
+    gradient at the state before the move and its level, as their published code does. With the
     exact reverse variance and a classifier whose log-probability is linear in x, it is exact. A
     last move to sigma = 0 returns x0, unguided, since its variance is 0.
 

@@ -60,7 +60,7 @@ class ScoreModel(nn.Module, ABC):
         sde: the process.
         event: shape of one sample, where the model knows it.
         conditions: the conditions it takes; None where that is not known. None are taken unless a
-            subclass says so.
+            subclass declares some.
 
     >>> from scoregen import VPSDE, Gaussian
     >>> model = Gaussian(VPSDE(), torch.zeros(2), torch.ones(2))
@@ -206,7 +206,7 @@ def twin(module: Any, **changed: nn.Module) -> Any:
 
 
 def check_model(model: object, name: str = "model") -> ScoreModel:
-    """Refuse what is no score model, and say what makes one of it.
+    """Refuse what is no score model, with what makes one of it.
 
     Raises:
         TypeError: for anything but a `ScoreModel` with a process.
@@ -214,7 +214,7 @@ def check_model(model: object, name: str = "model") -> ScoreModel:
     >>> check_model(torch.nn.Linear(2, 2))
     Traceback (most recent call last):
         ...
-    TypeError: model must be a score model, got the network Linear: say what it predicts, as in \
+    TypeError: model must be a score model, got the network Linear: name what it predicts, as in \
 ScoreNetwork(net, VPSDE(), Eps()), or EnergyNetwork(net, sde) for an energy
     """
     if isinstance(model, ScoreModel):
@@ -228,12 +228,12 @@ ScoreNetwork(net, VPSDE(), Eps()), or EnergyNetwork(net, sde) for an energy
         what = f"the class {model.__name__}: make an instance of it"
     elif isinstance(model, nn.Module):
         what = (
-            f"the network {type(model).__name__}: say what it predicts, as in "
+            f"the network {type(model).__name__}: name what it predicts, as in "
             "ScoreNetwork(net, VPSDE(), Eps()), or EnergyNetwork(net, sde) for an energy"
         )
     elif callable(model):
         what = (
-            f"the callable {getattr(model, '__name__', type(model).__name__)}: say what it "
+            f"the callable {getattr(model, '__name__', type(model).__name__)}: name what it "
             "predicts, as in ScoreNetwork(function, VPSDE(), Eps()), or Potential(function) for a "
             "time-free energy"
         )

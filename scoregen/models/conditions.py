@@ -201,7 +201,7 @@ def fill(null: Any, like: Any, name: str, among: Kept | None = None) -> Any:
     if (
         isinstance(null, list | tuple)
         and isinstance(like, list | tuple)
-        and not (_listed(null) or _listed(like))
+        and not _listed(like)
         and len(null) == len(like)
     ):
         pairs = enumerate(zip(null, like, strict=True))

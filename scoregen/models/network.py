@@ -20,7 +20,7 @@ from .conditions import plain
 
 __all__ = ["Conditions", "Network", "conditions_of"]
 
-# What torch multiplies in. Float8 and integer weights are storage: they say nothing of the input.
+# What torch multiplies in. Float8 and integer weights are storage: they do not bind the input.
 _COMPUTE = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _SHELLS = (nn.DataParallel, nn.parallel.DistributedDataParallel, AveragedModel)
 

@@ -47,7 +47,7 @@ class MLP(nn.Module):
         config: The arguments above in JSON's types; `MLP(**net.config)` builds the same net.
 
     Raises:
-        ValueError: If an argument is out of its range, or an event of shape () is asked for
+        ValueError: If an argument is out of its range, or an event of shape () has
             several outputs.
 
     Example:

@@ -73,7 +73,7 @@ class _Attention(nn.Module):
 
 
 class _Stage(nn.Module):
-    """A residual block and, where asked for, attention."""
+    """A residual block and, where wanted, attention."""
 
     def __init__(self, block: _Block, attention: _Attention | None) -> None:
         super().__init__()

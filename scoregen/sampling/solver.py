@@ -33,6 +33,11 @@ class Solver(ABC):
     weak_order: int | None = None
     nfe: int | None = 1
 
+    @property
+    def population(self) -> bool:
+        """Whether the rows of a batch are one population, which chunks or ranks would split."""
+        return False
+
     @abstractmethod
     def step(
         self, model: ScoreModel, x: Tensor, t: Level, s: Level, state: Any, noise: Noise

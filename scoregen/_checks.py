@@ -166,7 +166,7 @@ def check_times(t: Tensor, t_max: float, t_min: float = 0.0) -> None:
 
 
 def check_grid(times: object, t_max: float, t_min: float, moves: str) -> Tensor:
-    """A grid that suits a solver: float64, finite, inside the domain, and in its direction.
+    """A grid a solver can walk: float64, finite, inside the domain, and in its direction.
 
     Args:
         moves: "down" (times fall), "up" (rise or fall), "stay" (fall or repeat), "turns" (differ).

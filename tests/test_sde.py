@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import pickle
 from decimal import Decimal, getcontext
 
 import numpy as np
@@ -22,6 +23,7 @@ from scoregen import (
     VPSDE,
     CosineVPSDE,
     DiscreteVPSDE,
+    Level,
     RawTime,
     RectifiedSDE,
     Sampler,
@@ -431,3 +433,11 @@ def test_nothing_is_computed_in_float64_on_the_device(sde: SDE) -> None:
 def test_complex_times_are_refused() -> None:
     with pytest.raises(TypeError, match="view_as_real"):
         VPSDE().level_of(torch.ones(2, dtype=torch.complex64), torch.zeros(2, 1))
+
+
+def test_levels_say_what_they_hold() -> None:
+    """Type arguments are for the checker alone: values, pickles and tuples are as ever."""
+    level = VPSDE().level(0.5)
+    assert Level[float](*level) == level == Level(*level)
+    assert pickle.loads(pickle.dumps(level)) == level
+    assert isinstance(VPSDE().level_of(tensor(0.5), torch.zeros(1, 2)), Level)

@@ -9,30 +9,34 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple
 
 import torch
 from torch import Tensor
+from typing_extensions import TypeVar
 
 from .._checks import check_real, check_same_shape, check_times
 
 __all__ = ["SDE", "Level"]
 
 
-class Level(NamedTuple):
+_Number = TypeVar("_Number", default=Any)
+
+
+class Level(NamedTuple, Generic[_Number]):
     """The noise level at one time.
 
-    Fixed-grid solvers get Python floats; objectives, likelihoods and per-sample adaptive solvers
-    get tensors that broadcast against x.
+    Fixed-grid solvers get Python floats, `Level[float]`; objectives, likelihoods and per-sample
+    adaptive solvers get tensors that broadcast against x, `Level[Tensor]`. Plain `Level` is either.
 
     >>> Level(t=1.0, alpha=0.6, sigma=0.8, lam=-0.2877).sigma
     0.8
     """
 
-    t: Any
-    alpha: Any
-    sigma: Any
-    lam: Any
+    t: _Number
+    alpha: _Number
+    sigma: _Number
+    lam: _Number
 
 
 class SDE(ABC):
@@ -118,7 +122,7 @@ class SDE(ABC):
             )
         return 2 * sigma * (rate - f * sigma)
 
-    def level(self, t: float) -> Level:
+    def level(self, t: float) -> Level[float]:
         """The level at one time, as Python floats, computed in float64 and remembered.
 
         Raises:
@@ -126,11 +130,11 @@ class SDE(ABC):
         """
         return _level(self, float(t))
 
-    def level_at(self, lam: float) -> Level:
+    def level_at(self, lam: float) -> Level[float]:
         """The level whose half log-SNR is lam, as Python floats."""
         return _level_at(self, float(lam))
 
-    def levels(self, times: Tensor | Iterable[float]) -> list[Level]:
+    def levels(self, times: Tensor | Iterable[float]) -> list[Level[float]]:
         """Levels of a whole grid at once, as Python floats.
 
         Raises:
@@ -146,7 +150,7 @@ class SDE(ABC):
         """(alpha', sigma') at one time, as Python floats, remembered."""
         return _rates(self, float(t))
 
-    def level_of(self, t: Tensor, x: Tensor) -> Level:
+    def level_of(self, t: Tensor, x: Tensor) -> Level[Tensor]:
         """Level of one time, or of one time per sample, that broadcasts against x.
 
         Args:
@@ -193,12 +197,12 @@ class SDE(ABC):
 
 
 @lru_cache(maxsize=65536)
-def _level(sde: SDE, t: float) -> Level:
+def _level(sde: SDE, t: float) -> Level[float]:
     return sde.levels([t])[0]
 
 
 @lru_cache(maxsize=65536)
-def _level_at(sde: SDE, lam: float) -> Level:
+def _level_at(sde: SDE, lam: float) -> Level[float]:
     t = float(sde.time(torch.tensor(lam, dtype=torch.float64)))
     return sde.level(t)
 

@@ -62,7 +62,7 @@ class Sampler:
             raise TypeError(f"grid must be a grid such as UniformTime(20), got {self.grid!r}")
 
     def levels(self, sde: SDE) -> list[Level]:
-        """The n + 1 levels of the grid on a process, checked against what suits the solver."""
+        """The n + 1 levels of the grid on a process, checked against what the solver can walk."""
         return sde.levels(check_grid(self.grid(sde), sde.t_max, sde.t_min, self.solver.moves))
 
     def iterate(self, model: ScoreModel, x: Tensor, *, noise: Noise) -> Iterator[Step]:

@@ -1,9 +1,10 @@
-"""The doors' error messages: what must hold, what was got, what to do."""
+"""Argument validation: what must hold, what was got, what to do."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,10 +16,12 @@ class DivergenceError(RuntimeError):
     """A sampler produced values that are not finite.
 
     Attributes:
-        step: index of the first move whose result was not finite, counted from 1.
-        t: the time that move started from.
+        step: index of the first move whose result was not finite, counted from 1; 0 where the
+            start was not finite, None where the move could not be found.
+        t: the time that move started from; None where the move could not be found.
         rows: indices of the samples that failed there.
-        partial: the last state that was finite, shaped like the sample batch.
+        partial: the last state that was finite, shaped like the sample batch; None where there is
+            none.
 
     >>> raise DivergenceError(3, 0.5, [0, 2])
     Traceback (most recent call last):
@@ -27,13 +30,36 @@ class DivergenceError(RuntimeError):
 rows (0, 2); take more or smaller steps, or start closer to the data
     """
 
-    def __init__(self, step: int, t: float, rows: Sequence[int], partial: Tensor | None = None):
+    def __init__(
+        self,
+        step: int | None,
+        t: float | None,
+        rows: Sequence[int],
+        partial: Tensor | None = None,
+        reason: str = "",
+    ):
         self.step, self.t, self.rows, self.partial = step, t, list(rows), partial
+        self.reason = reason
         shown = ", ".join(str(r) for r in self.rows[:5]) + (", ..." if len(self.rows) > 5 else "")
-        super().__init__(
-            f"move {step} (from t = {t:g}) left values that are not finite in {len(self.rows)} "
-            f"rows ({shown}); take more or smaller steps, or start closer to the data"
-        )
+        bad = f"values that are not finite in {len(self.rows)} rows ({shown})"
+        if step == 0:
+            text = f"the start (t = {t:g}) holds {bad}; remove or repair them"
+        elif step is None or t is None:
+            text = f"a move left {bad}; which one is not known, because {reason}"
+        else:
+            text = (
+                f"move {step} (from t = {t:g}) left {bad}; take more or smaller steps, or start "
+                "closer to the data"
+            )
+        super().__init__(text)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.step, self.t, self.rows, self.partial, self.reason)
+
+    def among(self, samples: Sequence[int]) -> DivergenceError:
+        """The same error for rows that are these samples of a larger batch."""
+        rows = [samples[row] for row in self.rows]
+        return type(self)(self.step, self.t, rows, self.partial, self.reason)
 
 
 def check_count(name: str, value: object, least: int = 1) -> int:
@@ -67,6 +93,16 @@ def check_number(
     return number
 
 
+def check_real(name: str, value: Tensor) -> Tensor:
+    """Refuse complex numbers, whose imaginary part a conversion would drop."""
+    if value.is_complex():
+        raise TypeError(
+            f"{name} must be real, got {value.dtype}: a conversion would drop the imaginary part; "
+            "use torch.view_as_real, which gives it an axis of its own"
+        )
+    return value
+
+
 def check_choice(name: str, value: object, choices: Sequence[str]) -> None:
     """Refuse a word that is not among the choices."""
     if value not in choices:
@@ -77,6 +113,7 @@ def check_state(x: object, name: str = "x") -> Tensor:
     """A batch of samples: a real floating-point dense tensor of shape (batch, *event)."""
     if not isinstance(x, Tensor):
         raise TypeError(f"{name} must be a torch.Tensor of shape (batch, *event), got {type(x)}")
+    check_real(name, x)
     if not x.is_floating_point() or x.layout != torch.strided:
         raise TypeError(
             f"{name} must be a dense tensor of a real floating-point dtype, got {x.dtype} "
@@ -99,6 +136,8 @@ def check_same_shape(name: str, got: Tensor, x: Tensor) -> None:
 def check_finite(name: str, x: Tensor) -> None:
     """Refuse NaN and infinity, naming the first rows that hold them."""
     if not bool(torch.isfinite(x).all()):
+        if x.dim() == 0:
+            raise ValueError(f"{name} must be finite, got {float(x):g}")
         bad = (~torch.isfinite(x.reshape(len(x), -1))).any(1).nonzero().flatten().tolist()
         raise ValueError(
             f"{name} must be finite, got NaN or infinity in {len(bad)} rows, the first at "
@@ -108,18 +147,17 @@ def check_finite(name: str, x: Tensor) -> None:
 
 def check_times(t: Tensor, t_max: float, t_min: float = 0.0) -> None:
     """Times lie in [0, t_max], up to rounding; below t_min only 0 itself."""
-    slack = 4 * torch.finfo(torch.float64).eps * max(1.0, t_max)
-    if t.dtype == torch.float32:
-        slack = 4 * torch.finfo(torch.float32).eps * max(1.0, t_max)
     if t.numel() == 0:
         return
+    eps = torch.finfo(t.dtype if t.is_floating_point() else torch.float64).eps
+    slack = 4 * eps * max(1.0, t_max)
     low, high = float(t.min()), float(t.max())
     if not (low >= -slack and high <= t_max + slack):
         raise ValueError(
             f"times must lie in [0, {t_max:g}] (0 is data, {t_max:g} is noise), "
             f"got values from {low:g} to {high:g}"
         )
-    inside = t[(t > slack) & (t < t_min * (1 - 1e-9))]
+    inside = t[(t > slack) & (t < t_min * (1 - max(1e-9, 4 * eps)))]
     if inside.numel():
         raise ValueError(
             f"times must be 0 or at least t_min = {t_min:g}, got {float(inside.min()):g}; "

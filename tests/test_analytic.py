@@ -11,6 +11,7 @@ from cases import CONTINUOUS, F64, NOISY, gaussian, inner_times, mixture, name, 
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.integrate import solve_ivp
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from scoregen import EDMSDE, SDE, VPSDE, Empirical, Gaussian, GaussianMixture, RectifiedSDE
 from scoregen.densities import Analytic
@@ -271,3 +272,104 @@ def test_degenerate_gaussians_are_points() -> None:
 def test_what_is_no_law_is_refused(act, word: str) -> None:
     with pytest.raises(ValueError, match=word):
         act()
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 300.0])
+@pytest.mark.parametrize("t", [0.002, 0.05, 1.0, 60.0])
+def test_products_equal_differences(scale: float, t: float) -> None:
+    """Matrix products of centred values against the formula in long form, far from the origin."""
+    sde, away = EDMSDE(), 50.0
+    means, variances = away + scale * normal(30, 5), 1e-4 + normal(30, 5, seed=1).square()
+    weights = 0.1 + normal(30, seed=2).abs()
+    x = away + scale * normal(9, 5, seed=3) + t * normal(9, 5, seed=4)
+    level = sde.level(t)
+    model = GaussianMixture(sde, weights, means, variances)
+    total = variances + level.sigma**2
+    u = x[:, None] - means
+    joint = weights.div(weights.sum()).log() - 0.5 * (
+        u**2 / total + total.log() + math.log(2 * math.pi)
+    ).sum(-1)
+    share = joint.softmax(1)
+    p = model(x, t)
+    score = -torch.einsum("bk,bkd->bd", share, u / total)
+    x0 = torch.einsum("bk,bkd->bd", share, means + variances / total * u)
+    torch.testing.assert_close(p.score, score, rtol=1e-7, atol=1e-7 * float(score.abs().max()))
+    torch.testing.assert_close(p.x0, x0, rtol=1e-7, atol=0)
+    torch.testing.assert_close(model.log_prob(x, t), joint.logsumexp(1), rtol=1e-7, atol=1e-7)
+    cloud = Empirical(sde, means)
+    log = -(u**2).sum(-1) / (2 * level.sigma**2)
+    torch.testing.assert_close(cloud(x, t).x0, log.softmax(1) @ means, rtol=1e-7, atol=0)
+    density = log.logsumexp(1) - math.log(30) - 2.5 * math.log(2 * math.pi * level.sigma**2)
+    torch.testing.assert_close(cloud.log_prob(x, t), density, rtol=1e-7, atol=1e-7)
+
+
+@pytest.mark.parametrize("chunk", [1, 40, 1 << 20])
+def test_blocks_of_rows_change_nothing(chunk: int) -> None:
+    full = mixture(VPSDE())
+    basis = full.vectors @ torch.diag_embed(full.variances) @ full.vectors.mT
+    weights, means = full.log_weights.exp(), full.means
+    x, times = normal(11, 2), torch.linspace(0.01, 0.9, 11, dtype=F64)
+    for covariances in (basis, full.variances):
+        whole = GaussianMixture(VPSDE(), weights, means, covariances)
+        parts = GaussianMixture(VPSDE(), weights, means, covariances, chunk=chunk)
+        for t in (0.3, times, times[:1]):
+            a, b = whole(x, t), parts(x, t)
+            torch.testing.assert_close(a.x0, b.x0, rtol=1e-12, atol=1e-12)
+            torch.testing.assert_close(a.eps, b.eps, rtol=1e-12, atol=1e-12)
+            torch.testing.assert_close(whole.log_prob(x, t), parts.log_prob(x, t))
+
+
+def test_memory_stays_within_the_stated_block() -> None:
+    """No tensor of the products or the differences holds more numbers than a few blocks."""
+
+    class Largest(TorchDispatchMode):
+        size = 0
+
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            out = func(*args, **(kwargs or {}))
+            if isinstance(out, torch.Tensor):
+                Largest.size = max(Largest.size, out.numel())
+            return out
+
+    points, x = normal(3000, 4), normal(20, 4)
+    for t in (0.002, 1.0):
+        Largest.size = 0
+        with Largest():
+            Empirical(EDMSDE(), 1000 * points, chunk=5000)(x, t)
+        assert Largest.size <= 12_000  # the points themselves
+    model = GaussianMixture(
+        EDMSDE(), torch.ones(300), normal(300, 4), 1 + normal(300, 4).abs(), 2400
+    )
+    Largest.size = 0
+    with Largest():
+        model(x, torch.linspace(0.1, 1.0, 20))
+    assert Largest.size <= 2400
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_laws_are_not_made_of_nan_or_infinity(value: float) -> None:
+    bad = tensor(1.0, value)
+    for act in (
+        lambda: Gaussian(VPSDE(), bad, 1.0),
+        lambda: Gaussian(VPSDE(), torch.zeros(2), bad),
+        lambda: Gaussian(VPSDE(), torch.zeros(2), value),
+        lambda: GaussianMixture(VPSDE(), bad, normal(2, 2), torch.ones(2)),
+        lambda: GaussianMixture(VPSDE(), torch.ones(2), bad, torch.ones(2)),
+        lambda: GaussianMixture(VPSDE(), torch.ones(2), normal(2, 2), bad),
+        lambda: Empirical(VPSDE(), bad),
+    ):
+        with pytest.raises(ValueError, match="finite"):
+            act()
+
+
+def test_laws_are_not_made_of_complex_numbers() -> None:
+    wrong = torch.ones(2, dtype=torch.complex64) * 1j
+    for act in (
+        lambda: Gaussian(VPSDE(), wrong, 1.0),
+        lambda: Gaussian(VPSDE(), torch.zeros(2), wrong),
+        lambda: GaussianMixture(VPSDE(), torch.ones(2), wrong, torch.ones(2)),
+        lambda: Empirical(VPSDE(), wrong),
+        lambda: Gaussian(VPSDE(), torch.zeros(2), 1.0)(wrong[None], 0.5),
+    ):
+        with pytest.raises(TypeError, match="view_as_real"):
+            act()

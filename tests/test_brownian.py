@@ -185,3 +185,26 @@ def test_a_strong_solution_is_the_exact_one() -> None:
         model, x, noise=BrownianNoise(5)
     )
     torch.testing.assert_close(out, 0.25 * total, rtol=1e-2, atol=2e-3)
+
+
+def test_levels_below_the_resolution_of_the_path_are_refused() -> None:
+    """One leaf held everything below sigma / alpha = 6e-6: variances 0.4, covariance 0.3 there."""
+    sde = EDMSDE(t_min=1e-9)
+    like = torch.zeros(4, 1, dtype=F64)
+    for t, s in ((4e-6, 2e-6), (1e-3, 4e-6), (4e-6, 0.0), (2e-6, 1e-3)):
+        with pytest.raises(ValueError, match=r"resolved down to sigma / alpha = 6\.1e-06"):
+            BrownianNoise(5)(like, sde.level(t), sde.level(s))
+    n = 20_000
+    like = torch.zeros(n, dtype=F64)
+    noise = BrownianNoise(5)
+    z = [noise(like, sde.level(t), sde.level(s)) for t, s in ((1e-4, 1e-5), (1e-5, 0.0))]
+    for row in z:  # the smallest levels there are keep their law, two-sided 1e-7
+        assert abs(float(row.square().mean()) - 1) < 5.4 * math.sqrt(2 / n)
+    assert abs(float((z[0] * z[1]).mean())) < 5.4 / math.sqrt(n)
+
+
+def test_chosen_samples_have_the_paths_of_the_batch() -> None:
+    t, s = SDE.level(3.0), SDE.level(1.0)
+    whole = BrownianNoise(2)(torch.zeros(20, 3), t, s)
+    some = BrownianNoise(2, indices=[11, 4])(torch.zeros(2, 3), t, s)
+    assert torch.equal(some, whole[[11, 4]])

@@ -6,11 +6,12 @@ import math
 
 import pytest
 import torch
-from cases import Silent, gaussian, output_variance, tensor
+from cases import Silent, gaussian, normal, output_variance, tensor
 from hypothesis import given
 from hypothesis import strategies as st
 
 from scoregen import (
+    DDIM,
     EDMSDE,
     VPSDE,
     Ancestral,
@@ -23,7 +24,9 @@ from scoregen import (
     RectifiedSDE,
     Sampler,
     ScoreNetwork,
+    Strided,
     SubVPSDE,
+    V,
 )
 from scoregen.processes import DiscreteSDE
 from scoregen.solvers.ancestral import posterior
@@ -246,13 +249,14 @@ def test_ancestral_large_reproduces_unit_data_and_small_a_point() -> None:
 
 REFUSED = [
     (lambda: DiscreteVPSDE(()), "number of betas"),
-    (lambda: DiscreteVPSDE((0.1, 1.0)), r"betas\[1\]"),
+    (lambda: DiscreteVPSDE((1.0, 0.1)), r"betas\[0\]"),
+    (lambda: DiscreteVPSDE((0.1, 1.1)), r"betas\[1\]"),
     (lambda: DiscreteVPSDE((0.1, 0.0)), r"betas\[1\]"),
     (lambda: DiscreteVPSDE((0.1, -0.2)), r"betas\[1\]"),
     (lambda: DiscreteVPSDE((math.nan,)), r"betas\[0\]"),
     (lambda: DiscreteVPSDE.linear(0), "steps"),
     (lambda: DiscreteVPSDE.from_alpha_bar([0.9, 0.95]), "index 1"),
-    (lambda: DiscreteVPSDE.from_alpha_bar([0.9, 0.0]), "no signal"),
+    (lambda: DiscreteVPSDE.from_alpha_bar([0.9, 0.0, 0.0]), "index 2"),
     (lambda: DiscreteVPSDE.from_alpha_bar([1.0]), "index 0"),
     (lambda: DiscreteVPSDE.exact(SubVPSDE(), 10), "preserve variance"),
     (lambda: DiscreteVPSDE.exact(EDMSDE(), 10), "preserve variance"),
@@ -275,3 +279,107 @@ def test_chains_compare_hash_and_are_equal_by_value() -> None:
     assert hash(a) == hash(b)
     assert a != DiscreteVPSDE.linear(51)
     assert isinstance(a, DiscreteSDE)
+
+
+ENDS = [(0.3, 1.0), (0.1, 0.2, 0.4, 1.0), (1.0,), (*DiscreteVPSDE.linear(20, 0.01, 0.2).betas, 1.0)]
+
+
+@pytest.mark.parametrize("betas", ENDS, ids=len)
+def test_chains_may_end_without_signal(betas: tuple[float, ...]) -> None:
+    sde = DiscreteVPSDE(betas)
+    n = len(betas)
+    last = sde.level(1.0)
+    assert (last.alpha, last.sigma, last.lam) == (0.0, 1.0, -math.inf)
+    for i, log in enumerate(products(betas[:-1])):
+        assert sde.level((i + 1) / n).alpha == pytest.approx(math.exp(log / 2), rel=1e-12)
+    # over the last interval alpha falls linearly
+    before = sde.level((n - 1) / n).alpha
+    t = tensor(*((n - 1 + u) / n for u in (0.0, 0.25, 0.5, 0.9, 1.0)))
+    want = before * tensor(1.0, 0.75, 0.5, 0.1, 0.0)
+    torch.testing.assert_close(sde.alpha(t), want, rtol=1e-12, atol=1e-14)
+    torch.testing.assert_close(sde.sigma(t) ** 2, 1 - want**2)
+    inner = tensor(*(0.013 + 0.97 * i / 30 for i in range(30)))
+    torch.testing.assert_close(sde.time(sde.lam(inner)), inner, rtol=1e-6, atol=1e-9)
+    assert float(sde.time(tensor(-math.inf))) == 1.0
+    assert sde.rates_at(1.0) == pytest.approx((-before * n, 0.0))
+    late = tensor((n - 0.4) / n, (n - 0.1) / n)
+    for closed, scale in zip(sde.rates(late), (sde.alpha, sde.sigma), strict=True):
+        slope = (scale(late + 1e-6) - scale(late - 1e-6)) / 2e-6
+        torch.testing.assert_close(closed, slope, rtol=1e-6, atol=1e-8)
+    assert DiscreteVPSDE.from_alpha_bar([*(math.exp(v) for v in products(betas[:-1])), 0.0])
+
+
+class ExactV(torch.nn.Module):
+    """v of data N(1, variance), which is finite without signal."""
+
+    def __init__(self, sde: DiscreteVPSDE) -> None:
+        super().__init__()
+        self.sde = sde
+        self.variance = tensor(0.05, 0.5, 2.0)
+
+    def forward(self, x: torch.Tensor, i: torch.Tensor) -> torch.Tensor:
+        a = self.sde.alpha((i.double() + 1) / self.sde.steps)[:, None]
+        s2 = 1 - a * a
+        d, total = x - a, a * a * self.variance + s2
+        return a * s2.sqrt() * d / total - s2.sqrt() * (1 + a * self.variance * d / total)
+
+
+def test_v_networks_start_from_pure_noise_and_eps_networks_are_refused() -> None:
+    """DDIM of Lin et al. (2023), 2305.08891, written out on a table that ends at 0."""
+    bars = [0.95 - 0.05 * i for i in range(19)] + [0.0]
+    sde = DiscreteVPSDE.from_alpha_bar(bars)
+    net, x = ExactV(sde), normal(50, 3)
+    want = x
+    for i in range(19, -1, -1):
+        bar, before = bars[i], bars[i - 1] if i else 1.0
+        v = net(want, torch.full((50,), i))
+        x0 = math.sqrt(bar) * want - math.sqrt(1 - bar) * v
+        eps = math.sqrt(bar) * v + math.sqrt(1 - bar) * want
+        want = math.sqrt(before) * x0 + math.sqrt(1 - before) * eps
+    for stride in (Strided(20), Knots()):
+        model = ScoreNetwork(net, sde, V(), Index())
+        got = Sampler(DDIM(), stride).run(model, x, noise=Silent())
+        torch.testing.assert_close(got, want, rtol=1e-9, atol=1e-9)
+    model = ScoreNetwork(net, sde, Eps(), Index())
+    with pytest.raises(ValueError, match="zero signal"):
+        Sampler(DDIM(), Knots()).run(model, x, noise=Silent())
+
+
+def test_a_cosine_process_that_reaches_noise_is_a_chain_too() -> None:
+    made = DiscreteVPSDE.exact(CosineVPSDE(t_max=1.0), 10)
+    assert made.betas[-1] == 1.0
+    knots = tensor(*made.knots)
+    torch.testing.assert_close(
+        made.alpha(knots), CosineVPSDE(t_max=1.0).alpha(knots), atol=1e-12, rtol=0
+    )
+
+
+NAMED = [
+    (DiscreteVPSDE.linear(1000), "DiscreteVPSDE.linear(1000)"),
+    (DiscreteVPSDE.linear(50, 1e-3, 0.1), "DiscreteVPSDE.linear(50, 0.001, 0.1)"),
+    (DiscreteVPSDE.scaled_linear(), "DiscreteVPSDE.scaled_linear(1000)"),
+    (DiscreteVPSDE.cosine(100), "DiscreteVPSDE.cosine(100)"),
+    (DiscreteVPSDE.first_order(VPSDE(), 500), "DiscreteVPSDE.linear(500, 0.0002, 0.04)"),
+    (DiscreteVPSDE((0.5, 0.9)), "DiscreteVPSDE(betas=(0.5, 0.9))"),
+    (DiscreteVESDE.geometric(10, 0.01, 5.0), "DiscreteVESDE.geometric(10, 0.01, 5.0)"),
+    (DiscreteVESDE.geometric(), "DiscreteVESDE.geometric(232)"),
+]
+
+
+@pytest.mark.parametrize(("sde", "text"), NAMED, ids=[text for _, text in NAMED])
+def test_chains_print_the_constructor_that_makes_them(sde: DiscreteSDE, text: str) -> None:
+    assert repr(sde) == text
+    scope = {"DiscreteVPSDE": DiscreteVPSDE, "DiscreteVESDE": DiscreteVESDE}
+    assert eval(text, scope) == sde
+
+
+def test_other_long_chains_print_shortly_and_unlike_each_other() -> None:
+    """Their text cannot be evaluated: a thousand numbers in every error and table serve nobody."""
+    a = DiscreteVPSDE.exact(CosineVPSDE(), 1000)
+    b = DiscreteVPSDE((*a.betas[:500], a.betas[500] * (1 + 1e-12), *a.betas[501:]))
+    assert len(repr(a)) < 120
+    assert "1000 betas" in repr(a)
+    assert repr(a) != repr(b)
+    assert repr(a) == repr(DiscreteVPSDE(a.betas))
+    c = DiscreteVESDE(tuple(0.01 * (i + 1) for i in range(100)))
+    assert "100 sigmas, 0.01 to 1" in repr(c)

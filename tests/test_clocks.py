@@ -75,3 +75,39 @@ def test_clocks_refuse_where_they_have_no_time() -> None:
         for t in (0.0, 1.0):
             with pytest.raises(ValueError, match="infinite at t"):
                 clock(RectifiedSDE(), RectifiedSDE().level(t), x)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_states_do_not_round_the_time(dtype: torch.dtype) -> None:
+    """bfloat16 has 1000 where the clock shows 999, and 936 for 937."""
+    sde, x = RectifiedSDE(), torch.zeros(3, 2, dtype=dtype)
+    times = tensor(0.999, 0.937, 0.833)
+    for clock, want in ((RawTime(1000.0), 1000 * times), (HalfLogSNR(), sde.lam(times))):
+        many = clock(sde, sde.level_of(times, x), x)
+        assert many.dtype == torch.float32
+        torch.testing.assert_close(many, want.float(), rtol=1e-6, atol=0)
+        for t, w in zip(times.tolist(), want.tolist(), strict=True):
+            one = clock(sde, sde.level(t), x)
+            assert one.dtype == torch.float32
+            assert one.tolist() == pytest.approx([w] * 3, rel=1e-6)
+
+
+def test_an_index_may_be_rescaled() -> None:
+    """improved-diffusion's 4000 steps with rescale_timesteps: index * 1000 / 4000."""
+    sde, x = DiscreteVPSDE.cosine(4000), torch.zeros(1, 2)
+    clock = Index(scale=0.25)
+    assert float(clock(sde, sde.level(1000 / 4000), x)) == 999 * 1000 / 4000
+    assert float(clock(sde, sde.level_of(tensor(0.25), x), x)) == 999 * 1000 / 4000
+    assert clock(sde, sde.level(0.25), x).is_floating_point()
+    assert Index()(sde, sde.level(0.25), x).dtype == torch.int64
+    half = Index(fractional=True, scale=0.25)
+    assert float(half(sde, sde.level(1000.5 / 4000), x)) == pytest.approx(999.5 / 4)
+    with pytest.raises(ValueError, match="nearest"):
+        clock(sde, sde.level(1000.5 / 4000), x)
+
+
+@pytest.mark.parametrize("kind", [HalfLogSNR, LogSigma, RawTime, lambda s: Index(scale=s)])
+@pytest.mark.parametrize("scale", [0.0, math.nan, math.inf])
+def test_a_clock_needs_a_scale(kind, scale: float) -> None:
+    with pytest.raises(ValueError, match="scale"):
+        kind(scale)

@@ -221,3 +221,20 @@ def test_w2_agrees_with_pot():
     ot = pytest.importorskip("ot")
     expected = ot.gaussian.bures_wasserstein_distance(M1, M2, C1, C2)
     assert gaussian_w2(M1, C1, M2, C2).item() == pytest.approx(float(expected), rel=1e-9)
+
+
+def test_complex_moments_are_refused_by_every_distance() -> None:
+    one, wrong = torch.ones(1), torch.ones(1, dtype=torch.complex64) * 1j
+    acts = [gaussian_kl, gaussian_w2, gaussian_fisher]
+    acts += [ot_map, energy_distance_1d, isotropic_kl]
+    acts.append(lambda *m: gaussian_mmd2(*m, lengthscale=1.0))
+    for act in acts:
+        for place in range(4):
+            moments = [wrong if i == place else one for i in range(4)]
+            with pytest.raises(TypeError, match="view_as_real"):
+                act(*moments)
+
+
+def test_means_that_are_not_finite_have_no_divergence() -> None:
+    with pytest.raises(ValueError, match="finite"):
+        isotropic_kl(torch.tensor([math.nan]), 1.0, torch.zeros(1), 1.0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import pickle
 
 import pytest
 import torch
@@ -255,3 +256,98 @@ def test_a_start_with_signal_left_is_warned_of() -> None:
 def test_a_score_network_has_no_target_without_noise() -> None:
     with pytest.raises(ValueError, match="sigma = 0"):
         sg.Score().coefficients(None, sg.Level(0.0, 1.0, 0.0, math.inf))
+
+
+def test_complex_states_are_told_how_to_become_real() -> None:
+    """Casting to float32 would drop the imaginary part."""
+    x = torch.ones(1, 2, dtype=torch.complex64) * 1j
+    for act in (lambda: run(x), lambda: MODEL(x, 0.5)):
+        with pytest.raises(TypeError, match=r"complex64.*view_as_real"):
+            act()
+
+
+def test_divergence_errors_survive_another_process() -> None:
+    for error in (
+        DivergenceError(3, 0.5, [0, 2], torch.ones(2, 1)),
+        DivergenceError(None, None, [1], reason="nothing can be repeated"),
+    ):
+        again = pickle.loads(pickle.dumps(error))
+        assert type(again) is DivergenceError
+        assert str(again) == str(error)
+        assert (again.step, again.t, again.rows) == (error.step, error.t, error.rows)
+        assert (again.partial is None) == (error.partial is None)
+
+
+class Once:
+    """Normal draws that cannot be repeated: a user's own source, a function of nothing we know."""
+
+    def __init__(self) -> None:
+        self.source = torch.Generator().manual_seed(0)
+
+    def __call__(self, like, t, s):
+        return torch.randn(like.shape, generator=self.source, dtype=like.dtype)
+
+
+def test_a_source_that_cannot_rewind_leaves_the_move_unknown() -> None:
+    model = ScoreNetwork(Answer(lambda x: torch.where(x > 0.5, torch.nan, x)), VPSDE(), X0())
+    sampler = Sampler(Ancestral(), UniformTime(30))
+    with pytest.raises(DivergenceError, match=r"Once, has no rewind\(\)") as caught:
+        sampler.run(model, torch.full((4, 2), 0.1), noise=Once())
+    error = caught.value
+    assert (error.step, error.t, error.partial) == (None, None, None)
+    assert error.rows
+    assert "-1" not in str(error)
+    # a run that draws nothing is repeated all the same
+    with pytest.raises(DivergenceError) as caught:
+        SAMPLER.run(model, torch.full((4, 2), 0.9), noise=Once())
+    assert caught.value.step == 1
+
+
+def test_a_failure_that_does_not_come_back_is_not_named() -> None:
+    calls = []
+
+    def rule(x: torch.Tensor) -> torch.Tensor:
+        calls.append(1)
+        return torch.full_like(x, math.nan if len(calls) == 4 else 0.0)
+
+    model = ScoreNetwork(Answer(rule), VPSDE(), X0())
+    with pytest.raises(DivergenceError, match="did not fail again") as caught:
+        SAMPLER.sample(model, (3, 2))
+    assert caught.value.step is None
+    assert caught.value.rows == [0, 1, 2]
+
+
+def test_failures_in_a_chunk_are_named_by_sample() -> None:
+    model = ScoreNetwork(
+        Answer(lambda x: torch.where((x > 0.5) | x.isnan(), torch.nan, 0.0)), VPSDE(), X0()
+    )
+    level = VPSDE().level(1.0)
+    start = sg.noise.SampleNoise(5)(torch.empty(9, 2), level, level)
+    bad = (start > 0.5).any(1).nonzero().flatten().tolist()
+    for options, want in (
+        ({"chunk": 1}, bad[:1]),
+        ({}, bad),
+        ({"rows": [bad[2], bad[1]]}, [bad[2], bad[1]]),
+        ({"rows": [bad[2], bad[1]], "chunk": 1}, [bad[2]]),
+    ):
+        with pytest.raises(DivergenceError) as caught:
+            SAMPLER.sample(model, (9, 2), seed=5, **options)
+        assert caught.value.rows == want
+
+
+def test_an_exact_flow_is_refused_what_would_never_end() -> None:
+    model, x = gaussian(VPSDE()), normal(2, 1)
+    flow = sg.analysis.exact_flow
+    for act in (
+        lambda: flow(model, x, math.nan, 0.0),
+        lambda: flow(model, x, 1.0, math.nan),
+        lambda: flow(model, x, 1.0, 0.1, rtol=math.nan),
+        lambda: flow(model, x, 1.0, 0.1, atol=math.nan),
+        lambda: flow(model, x, 1.0, 0.1, rtol=0.0),
+        lambda: flow(model, x * math.nan, 1.0, 0.1),
+    ):
+        with pytest.raises(ValueError, match="must"):
+            act()
+    broken = ScoreNetwork(Answer(lambda x: x * math.nan), VPSDE(), X0(), lambda sde, t, x: x[:, 0])
+    with pytest.raises(RuntimeError, match="not finite at t ="):
+        flow(broken, x, 1.0, 0.1)

@@ -256,3 +256,38 @@ def test_an_empty_prediction_says_what_it_needs() -> None:
         _ = Prediction(VPSDE(), VPSDE().level(0.5), normal(1, 1)).x0
     with pytest.raises(ValueError, match="sigma_data"):
         EDM(0.0)
+
+
+@pytest.mark.parametrize(
+    ("meaning", "sde", "t", "form"),
+    [
+        (Eps(), RectifiedSDE(), 1.0, "x0"),
+        (Score(), RectifiedSDE(), 1.0, "x0"),
+        (X0(), VPSDE(), 0.0, "eps"),
+        (Eps(), VPSDE(), 0.0, "score"),
+        (V(), VPSDE(), 0.0, "velocity"),
+        (Velocity(), VPSDE(), 0.0, "x0"),
+    ],
+)
+@pytest.mark.parametrize("rows", [1, 3])
+def test_tensor_times_are_refused_where_floats_are(meaning, sde, t, form: str, rows: int) -> None:
+    x = normal(3, 2)
+    times = torch.full((rows,), 0.5, dtype=F64)
+    times[-1] = t
+    level = sde.level_of(times, x)
+    with pytest.raises(ValueError, match=r"does not follow|infinite"):
+        getattr(meaning.decode(sde, level, x, x), form)
+
+
+def test_batched_levels_pass_where_no_value_can_be_read() -> None:
+    sde, x = VPSDE(), normal(4, 2)
+
+    def eps(level: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        t = Level(level, sde.alpha(level), sde.sigma(level), sde.lam(level))
+        return X0().decode(sde, t, x, torch.zeros_like(x)).eps
+
+    times = torch.tensor([0.1, 0.5, 0.7, 0.9], dtype=F64)
+    got = torch.func.vmap(eps)(times, x)
+    torch.testing.assert_close(got, x / sde.sigma(times)[:, None])
+    _, tangent = torch.func.jvp(eps, (times[:1], x[:1]), (torch.ones(1, dtype=F64), 0 * x[:1]))
+    assert bool(torch.isfinite(tangent).all())

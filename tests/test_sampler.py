@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from itertools import pairwise
 
@@ -54,6 +55,7 @@ from scoregen import (
     V,
 )
 from scoregen.noise import ReplayNoise, SampleNoise, TorchNoise
+from scoregen.sampling import Picard
 from scoregen.solvers import HEUN, ReverseDiffusion
 
 CORE: list[Solver] = [
@@ -461,3 +463,115 @@ def test_every_solver_is_a_frozen_value(solver: Solver) -> None:
     assert hash(solver) == hash(solver)
     with pytest.raises(AttributeError):
         solver.anything = 1  # type: ignore[attr-defined]
+
+
+@each_core
+def test_chosen_rows_are_those_of_the_whole_batch(solver: Solver) -> None:
+    sampler = Sampler(solver, grid_for(solver, VPSDE(), 3))
+    model = ScoreNetwork(Bounded(), VPSDE(), V())
+    whole = sampler.sample(model, (50, 2), seed=3, first=2)
+    for rows in ([3, 17, 42], [17], [49, 0, 0], []):
+        got = sampler.sample(model, (50, 2), seed=3, first=2, rows=rows, chunk=2)
+        assert torch.equal(got, whole[rows])
+
+
+def test_chosen_rows_take_their_conditions() -> None:
+    with torch.random.fork_rng():
+        model = ScoreNetwork(MLP(event=(2,), classes=3), VPSDE(), Eps())
+    sampler = Sampler(DDIM(), UniformTime(5))
+    labels = torch.tensor([0, 1, 2, 0, 1])
+    whole = sampler.sample(model, (5, 2), condition={"label": labels})
+    some = sampler.sample(model, (5, 2), condition={"label": labels}, rows=[4, 2])
+    torch.testing.assert_close(some, whole[[4, 2]], rtol=1e-4, atol=1e-5)
+
+
+@dataclasses.dataclass(frozen=True)
+class Crowd(DDIM):
+    """A solver whose rows belong together."""
+
+    @property
+    def population(self) -> bool:
+        return True
+
+
+def test_parts_of_a_batch_are_refused_where_they_would_change_the_answer() -> None:
+    sampler, model = Sampler(DDIM(), UniformTime(3)), mixture(VPSDE())
+    crowd = Sampler(Crowd(), UniformTime(3))
+    for options, word in (
+        ({"rows": [7]}, "must lie in"),
+        ({"rows": [-1]}, "at least 0"),
+        ({"first": 7, "seed": generator()}, "first needs an integer seed"),
+        ({"rows": [0], "seed": generator()}, "rows needs an integer seed"),
+    ):
+        with pytest.raises(ValueError, match=word):
+            sampler.sample(model, (4, 2), **options)
+    with pytest.raises(ValueError, match="first needs an integer seed"):
+        sampler.from_data(model, normal(4, 2), first=3, seed=generator())
+    for options in ({"chunk": 3}, {"first": 1}, {"rows": [0, 1]}):
+        with pytest.raises(ValueError, match="Crowd acts on the whole batch"):
+            crowd.sample(model, (4, 2), **options)
+    whole = sampler.sample(model, (4, 2))
+    assert torch.equal(crowd.sample(model, (4, 2), chunk=4), whole)
+
+
+def test_data_are_noised_by_other_draws_than_made_them() -> None:
+    """x0 made by seed 0 and noised by seed 0: variances add; the same draw twice gives 2."""
+    model = Fixed(EDMSDE(), lambda x, t: x)
+    n = 20_000
+    x0 = SampleNoise(0)(torch.empty(n, 1, dtype=F64), VPSDE().level(1.0), VPSDE().level(1.0))
+    sampler = Sampler(DDIM(), Times(1.0, 0.5))
+    # a model that returns its state leaves it where it is
+    eps = sampler.from_data(model, x0, seed=0) - x0
+    assert abs(float((eps * x0).mean())) < 6 / math.sqrt(n)
+    assert abs(float(eps.square().mean()) - 1) < 6 * math.sqrt(2 / n)
+    assert torch.equal(sampler.from_data(model, x0[7:9], seed=0, first=7), (x0 + eps)[7:9])
+    drawn = sampler.from_data(model, x0[:5], seed=generator(1)) - x0[:5]
+    torch.testing.assert_close(drawn, torch.randn(5, 1, generator=generator(1), dtype=F64))
+
+
+def test_from_data_keeps_what_the_noise_left() -> None:
+    """On Gaussian data the exact flow maps x_t to one point: compare with `flow`."""
+    model = gaussian(VPSDE(), 0.25, 0.3)
+    x0 = normal(6, 1)
+    sampler = Sampler(DDIM(), UniformTime(400, start=0.3))
+    got = sampler.from_data(model, x0, seed=3)
+    level = VPSDE().level(0.3)
+    eps = SampleNoise(3, draw=2**60)(x0, level, level)
+    want = model.flow(level.alpha * x0 + level.sigma * eps, 0.3, 0.0)
+    torch.testing.assert_close(got, want, rtol=0.01, atol=0.01)
+    with pytest.raises(ValueError, match="x0 must be finite"):
+        sampler.from_data(model, x0 * math.nan)
+
+
+class Dropped(nn.Module):
+    """Records whether dropout was on at each evaluation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.modes: list[bool] = []
+
+    def forward(self, x: Tensor, clock: Tensor) -> Tensor:
+        self.modes.append(self.training)
+        return 0.1 * x
+
+
+@pytest.mark.parametrize("kind", [Sampler, Picard])
+def test_dropout_is_off_however_a_run_is_started(kind) -> None:
+    net = Dropped()
+    model = ScoreNetwork(net, VPSDE(), V()).train()
+    sampler, x = kind(DDIM(), UniformTime(3)), normal(2, 2)
+    for act in (
+        lambda: sampler.sample(model, (2, 2)),
+        lambda: sampler.from_data(model, x),
+        lambda: sampler.run(model, x, noise=Silent()),
+        lambda: list(sampler.iterate(model, x, noise=Silent())),
+    ):
+        act()
+        assert net.training
+    steps = sampler.iterate(model, x, noise=Silent())
+    next(steps)
+    next(steps)
+    steps.close()  # a run that is left early gives the mode back too
+    assert net.training
+    assert net.modes
+    assert not any(net.modes)

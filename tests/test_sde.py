@@ -2,26 +2,35 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
+import pickle
 from decimal import Decimal, getcontext
 
 import numpy as np
 import pytest
 import torch
-from cases import CONTINUOUS, F64, NOISY, SDES, inner_times, name, normal, tensor
+from cases import CONTINUOUS, F64, NOISY, SDES, gaussian, inner_times, name, normal, tensor
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from scoregen import (
+    DDIM,
     EDMSDE,
     SDE,
     VESDE,
     VPSDE,
     CosineVPSDE,
     DiscreteVPSDE,
+    Level,
+    RawTime,
     RectifiedSDE,
+    Sampler,
     StaticSDE,
     SubVPSDE,
+    UniformLam,
+    V,
 )
 
 each_sde = pytest.mark.parametrize("sde", SDES, ids=name)
@@ -190,7 +199,7 @@ PI = Decimal("3.1415926535897932384626433832795028841971693993751058209749445923
 def exact_variance(sde: SDE, t: float) -> Decimal:
     """sigma(t)^2 with 70 digits, from the definition, by subtraction."""
     u = Decimal(t)
-    if isinstance(sde, VPSDE):
+    if isinstance(sde, VPSDE | SubVPSDE):
         b0, b1 = Decimal(sde.beta_min), Decimal(sde.beta_max)
         kept = (-(b0 * u + (b1 - b0) * u * u / 2)).exp()
         return (1 - kept) ** 2 if isinstance(sde, SubVPSDE) else 1 - kept
@@ -266,7 +275,9 @@ def test_defaults_serve_a_process_of_two_lines() -> None:
     torch.testing.assert_close(sde.f(t), -torch.ones_like(t))
     torch.testing.assert_close(sde.g2(t), 2 * 2 * t * (2 + 2 * t))
     torch.testing.assert_close(sde.time(sde.lam(t)), t, rtol=1e-12, atol=0)
-    assert sde.prior_std(1.0) == 1.0
+    # sigma at that level: a prior of 1 is a fact of the processes that declare it
+    assert sde.prior_std(1.0) == 2.0
+    assert sde.prior_std(0.5) == 1.0
 
 
 REFUSED = [
@@ -302,3 +313,131 @@ def test_what_cannot_be_is_refused_with_the_reason(act, word: str) -> None:
 def test_a_flag_is_no_number() -> None:
     with pytest.raises(TypeError, match="beta_min"):
         VPSDE(beta_min=True)
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+@pytest.mark.parametrize("dtype", [torch.float32, F64])
+def test_automatic_rates_work_where_gradients_are_off(mode, dtype: torch.dtype) -> None:
+    with mode():
+        t = torch.tensor([0.1, 0.7], dtype=dtype)
+        alpha, sigma = Plain().rates(t)
+        assert Plain().rates_at(0.25) == pytest.approx((-math.exp(-0.25), 2.0))
+    assert alpha.dtype == sigma.dtype == dtype
+    torch.testing.assert_close(alpha, -torch.exp(-t))
+    torch.testing.assert_close(sigma, torch.full_like(t, 2.0))
+
+
+class Learned(Plain):
+    """A noise scale with a parameter and no dependence on time."""
+
+    def __init__(self) -> None:
+        self.scale = torch.tensor(3.0, dtype=F64, requires_grad=True)
+
+    def sigma(self, t: torch.Tensor) -> torch.Tensor:
+        return self.scale.expand(t.shape)
+
+
+def test_a_scale_that_does_not_depend_on_time_has_no_rate() -> None:
+    assert Learned().rates(tensor(0.1, 0.7))[1].tolist() == [0.0, 0.0]
+
+
+def test_a_process_of_two_scales_samples_like_the_built_in_one() -> None:
+    """The prior is sigma at the grid's first time, so EDM's levels give EDM's samples."""
+
+    @dataclasses.dataclass(frozen=True)
+    class Mine(SDE):
+        t_min: float = 0.01
+        t_max: float = 20.0
+
+        def alpha(self, t: torch.Tensor) -> torch.Tensor:
+            return torch.ones_like(t)
+
+        def sigma(self, t: torch.Tensor) -> torch.Tensor:
+            return t * 1.0
+
+    sampler = Sampler(DDIM(), UniformLam(20))
+    mine = sampler.sample(gaussian(Mine()), (50, 1), seed=0, dtype=F64)
+    theirs = sampler.sample(gaussian(EDMSDE(0.01, 20.0)), (50, 1), seed=0, dtype=F64)
+    torch.testing.assert_close(mine, theirs)
+
+
+def test_sub_vp_is_no_vp() -> None:
+    assert not isinstance(SubVPSDE(), VPSDE)
+    with pytest.raises(TypeError, match="SubVPSDE"):
+        DiscreteVPSDE.first_order(SubVPSDE(), 1000)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="CosineVPSDE"):
+        DiscreteVPSDE.first_order(CosineVPSDE(), 1000)  # type: ignore[arg-type]
+
+
+@each_noisy
+@pytest.mark.parametrize("factor", [math.nan, 1.5, -0.1, math.inf])
+def test_levels_outside_the_domain_are_refused(sde: SDE, factor: float) -> None:
+    t = factor * sde.t_max
+    for act in (sde.level, lambda t: sde.levels([0.0, t]), sde.prior_std):
+        if act == sde.prior_std and sde.prior_std(sde.t_max) == 1.0:
+            continue  # declared, whatever the time
+        with pytest.raises(ValueError, match="times must lie in"):
+            act(t)
+
+
+@pytest.mark.parametrize(
+    "act",
+    [
+        lambda v: VPSDE(beta_max=v),
+        lambda v: VPSDE(beta_min=v, beta_max=v),
+        lambda v: VPSDE(t_max=v),
+        lambda v: VESDE(sigma_max=v),
+        lambda v: VESDE(sigma_min=v),
+        lambda v: EDMSDE(t_max=v),
+        lambda v: CosineVPSDE(s=v),
+    ],
+)
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_no_process_is_made_of_nan_or_infinity(act, value: float) -> None:
+    with pytest.raises(ValueError, match="must lie in"):
+        act(value)
+
+
+@each_noisy
+def test_levels_of_half_precision_states_keep_the_time(sde: SDE) -> None:
+    """Scales multiply the state and have its dtype; times go to clocks and are not rounded."""
+    t = inner_times(sde, 3)
+    level = sde.level_of(t, torch.zeros(3, 2, dtype=torch.bfloat16))
+    assert (level.alpha.dtype, level.sigma.dtype) == (torch.bfloat16, torch.bfloat16)
+    assert level.t.dtype == level.lam.dtype == torch.float32
+    torch.testing.assert_close(level.t.flatten(), t.float(), rtol=1e-7, atol=0)
+
+
+class NoFloat64(TorchDispatchMode):
+    """Fails where a float64 tensor is made on "meta", which stands for a device without them."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        for o in out if isinstance(out, tuple | list) else [out]:
+            if isinstance(o, torch.Tensor) and (o.device.type, o.dtype) == ("meta", F64):
+                raise TypeError(f"float64 on the device, in {func}")
+        return out
+
+
+@each_noisy
+def test_nothing_is_computed_in_float64_on_the_device(sde: SDE) -> None:
+    x = torch.empty(2, 3, device="meta")
+    with NoFloat64():
+        level = sde.level_of(inner_times(sde, 2), x)
+        assert {c.device.type for c in level} == {"meta"}
+        sde.perturb(x, inner_times(sde, 2), x)
+        assert V().decode(sde, level, x, x).x0.device.type == "meta"
+        assert RawTime()(sde, level, x).dtype == torch.float32
+
+
+def test_complex_times_are_refused() -> None:
+    with pytest.raises(TypeError, match="view_as_real"):
+        VPSDE().level_of(torch.ones(2, dtype=torch.complex64), torch.zeros(2, 1))
+
+
+def test_levels_say_what_they_hold() -> None:
+    """Type arguments are for the checker alone: values, pickles and tuples are as ever."""
+    level = VPSDE().level(0.5)
+    assert Level[float](*level) == level == Level(*level)
+    assert pickle.loads(pickle.dumps(level)) == level
+    assert isinstance(VPSDE().level_of(tensor(0.5), torch.zeros(1, 2)), Level)

@@ -6,10 +6,9 @@ import math
 from typing import NamedTuple
 
 import torch
-from scipy.integrate import solve_ivp
 from torch import Tensor
 
-from .._checks import check_state
+from .._checks import check_finite, check_number, check_state
 from ..densities import GaussianMixture
 from ..models import ScoreModel
 from ..noise import SampleNoise
@@ -30,18 +29,20 @@ def exact_flow(
     sigma do in time.
 
     Args:
-        model: a score model that can be asked at every level between t and s.
+        model: a score model that can be evaluated at every level between t and s.
         x: state at t, shape (batch, *event).
         t: time of x.
         s: time wanted.
-        rtol: relative tolerance; the batch shares its steps.
-        atol: absolute tolerance on w.
+        rtol: relative tolerance, positive; the batch shares its steps.
+        atol: absolute tolerance on w, positive.
 
     Returns:
         x at s, float64, shaped like x.
 
     Raises:
-        RuntimeError: if the integration fails.
+        ValueError: for times outside [0, t_max], tolerances that are not positive and finite, or a
+            state that is not finite.
+        RuntimeError: if the integration fails, or the model predicts values that are not finite.
 
     >>> from scoregen import EDMSDE, Gaussian
     >>> model = Gaussian(EDMSDE(), torch.zeros(1).double(), torch.ones(1).double())
@@ -49,7 +50,9 @@ def exact_flow(
     >>> bool((exact_flow(model, x, 80.0, 0.0) - model.flow(x, 80.0, 0.0)).abs() < 1e-9)
     True
     """
-    check_state(x)
+    check_finite("x", check_state(x))
+    check_number("rtol", rtol, 0.0, open_low=True, open_high=True)
+    check_number("atol", atol, 0.0, open_low=True, open_high=True)
     first, last = model.sde.level(t), model.sde.level(s)
     ends = [math.atan2(level.sigma, level.alpha) for level in (first, last)]
     low, high = min(ends), max(ends)
@@ -63,13 +66,21 @@ def exact_flow(
         at = level(angle)
         w = torch.as_tensor(flat, dtype=torch.float64).reshape(x.shape)
         p = model.predict(math.hypot(at.alpha, at.sigma) * w, at)
-        return (math.cos(angle) * p.eps - math.sin(angle) * p.x0).double().reshape(-1).numpy()
+        moved = (math.cos(angle) * p.eps - math.sin(angle) * p.x0).double().reshape(-1)
+        if not bool(torch.isfinite(moved).all()):  # the integrator would halve its steps for ever
+            raise RuntimeError(
+                f"the model predicts values that are not finite at t = {at.t:g}, so the "
+                "probability flow cannot be followed there"
+            )
+        return moved.numpy()
 
     w = (x.double() / math.hypot(first.alpha, first.sigma)).reshape(-1).numpy()
     if not len(w) or ends[0] == ends[1]:
         return (
             x.double() * math.hypot(last.alpha, last.sigma) / math.hypot(first.alpha, first.sigma)
         )
+    from scipy.integrate import solve_ivp  # slow to import, and most programs never need it
+
     solved = solve_ivp(slope, ends, w, method="DOP853", t_eval=[ends[1]], rtol=rtol, atol=atol)
     if not solved.success:
         raise RuntimeError(f"the probability flow from {t:g} to {s:g} failed: {solved.message}")
@@ -138,7 +149,7 @@ def mode_errors(samples: Tensor, model: GaussianMixture, t: float = 0.0) -> Mode
     >>> bool((mode_errors(model.sample(10_000), model).weights.abs() < 0.05).all())
     True
     """
-    check_state(samples, "samples")
+    check_finite("samples", check_state(samples, "samples"))
     level = model.sde.level(t)
     x = samples.reshape(len(samples), -1).double()
     if len(x) == 0 or samples.shape[1:] != model.event:
@@ -147,8 +158,7 @@ def mode_errors(samples: Tensor, model: GaussianMixture, t: float = 0.0) -> Mode
             f"{tuple(samples.shape)}"
         )
     spectra = level.alpha**2 * model.variances.double() + level.sigma**2
-    joint = model._parts(x, level)[2].double()
-    share = joint.softmax(-1)
+    share = model.log_joint(x, level).softmax(-1)
     mass = share.sum(0)
     from_centre = x.unsqueeze(1) - level.alpha * model.means.double()
     shift = torch.einsum("bk,bkd->kd", share, from_centre) / mass.unsqueeze(1)

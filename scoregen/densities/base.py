@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._checks import check_same_shape
+from .._checks import check_real, check_same_shape
 from ..models import Prediction, ScoreModel
 from ..processes import Level
 
@@ -64,7 +64,9 @@ class Analytic(ScoreModel):
 
 def spectrum(covariance: Tensor, shape: torch.Size) -> tuple[Tensor, Tensor | None]:
     """Eigenvalues shaped (..., d) and eigenvectors; None where the covariance is diagonal."""
-    c = covariance.double()
+    c = check_real("the covariance", covariance).double()
+    if not bool(torch.isfinite(c).all()):
+        raise ValueError("the covariance must be finite, got NaN or infinity")
     d = shape[-1]
     if c.shape == shape[:-1]:
         return c.unsqueeze(-1).expand(shape).clone(), None
@@ -79,9 +81,30 @@ def spectrum(covariance: Tensor, shape: torch.Size) -> tuple[Tensor, Tensor | No
     )
 
 
-def column(value: Any) -> Any:
-    return value.reshape(-1, 1).double() if isinstance(value, Tensor) else value
+def column(value: Any, like: Tensor) -> Any:
+    """A float as it is; one value per sample as a column in the widest precision of the device."""
+    if not isinstance(value, Tensor):
+        return value
+    return value.reshape(-1, 1).to(torch.float32 if like.device.type == "mps" else torch.float64)
 
 
 def row(value: Any) -> Any:
     return value.unsqueeze(-1) if isinstance(value, Tensor) else value
+
+
+def cancels(radius2: float, alpha: Any, sigma: Any) -> bool:
+    """Whether |x|^2 - 2 alpha x y + alpha^2 |y|^2 would lose the digits of |x - alpha y|^2.
+
+    Its rounding error is about 4 u alpha^2 |y|^2 for x near the data, u = 2^-52, and halved over
+    sigma^2 it is an error of a logarithm.
+
+    Args:
+        radius2: largest |y|^2, of points less their mean.
+        alpha: scale of the data, a float or a tensor of all levels.
+        sigma: standard deviation of x given y, likewise.
+    """
+    largest = float(alpha.abs().max()) if isinstance(alpha, Tensor) and alpha.numel() else alpha
+    least = float(sigma.min()) if isinstance(sigma, Tensor) and sigma.numel() else sigma
+    if isinstance(largest, Tensor) or isinstance(least, Tensor):
+        return False  # an empty batch
+    return bool(2 * 2.0**-52 * largest**2 * radius2 > 2.5e-8 * least**2)

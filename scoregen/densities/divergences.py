@@ -1,4 +1,4 @@
-"""Distances between two Gaussians in closed form, in float64: the yardsticks of this library.
+"""Distances between two Gaussians in closed form, in float64: the standards of comparison.
 
 A Gaussian is a mean of shape (..., d) and a covariance, either full, of shape (..., d, d), or
 diagonal, the d variances themselves, of shape (..., d): the number of axes tells which. Leading
@@ -12,6 +12,7 @@ import math
 import torch
 from torch import Tensor
 
+from .._checks import check_real
 from ._gaussians import (
     gaussian_pair,
     logdet,
@@ -93,7 +94,12 @@ def isotropic_kl(m1: Tensor, s1: Tensor | float, m2: Tensor, s2: Tensor | float)
     >>> print(f"{isotropic_kl(zero, 1.0, zero, 2.0).item() / 3:.4f}")
     0.3181
     """
+    for name, value in (("m1", m1), ("m2", m2), ("s1", s1), ("s2", s2)):
+        if isinstance(value, Tensor):
+            check_real(name, value)
     m1, m2 = m1.to(torch.float64), m2.to(torch.float64)
+    if not bool(torch.isfinite(m1).all() & torch.isfinite(m2).all()):
+        raise ValueError("the means must be finite, got NaN or infinity")
     a = torch.as_tensor(s1, dtype=torch.float64, device=m1.device)
     b = torch.as_tensor(s2, dtype=torch.float64, device=m1.device)
     if m1.ndim < 1 or m2.ndim < 1 or m1.shape[-1] != m2.shape[-1]:
@@ -270,7 +276,8 @@ def energy_distance_1d(m1: Tensor, v1: Tensor, m2: Tensor, v2: Tensor) -> Tensor
     >>> print(f"{energy_distance_1d(zero, one, one, one).item():.4f}")
     0.5418
     """
-    m1, v1, m2, v2 = (value.to(torch.float64) for value in (m1, v1, m2, v2))
+    named = (("m1", m1), ("v1", v1), ("m2", m2), ("v2", v2))
+    m1, v1, m2, v2 = (check_real(name, value).to(torch.float64) for name, value in named)
     for value in (m1, v1, m2, v2):
         if not bool(torch.isfinite(value).all()):
             raise ValueError("moments must be finite, got NaN or infinity")

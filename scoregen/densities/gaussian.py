@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .._checks import check_real
 from ..models import Prediction
 from ..processes import SDE, Level
 from .base import Analytic, column, spectrum
@@ -34,8 +35,13 @@ class Gaussian(Analytic):
 
     def __init__(self, sde: SDE, mean: Tensor, covariance: Tensor | float):
         super().__init__()
+        for name, value in (("mean", mean), ("covariance", covariance)):
+            if isinstance(value, Tensor):
+                check_real(name, value)
         mean = torch.as_tensor(mean, dtype=torch.float64)
         covariance = torch.as_tensor(covariance, dtype=torch.float64)
+        if not bool(torch.isfinite(mean).all()):
+            raise ValueError("mean must be finite, got NaN or infinity")
         self.sde, self.event = sde, tuple(mean.shape)
         if covariance.shape == mean.shape:
             covariance = covariance.reshape(-1)
@@ -53,7 +59,7 @@ class Gaussian(Analytic):
 
     def _inward(self, x: Tensor, t: Level) -> tuple[Tensor, Any, Any]:
         """x - alpha m in the eigenbasis, shape (batch, d), with flat alpha and sigma."""
-        alpha, sigma = column(t.alpha), column(t.sigma)
+        alpha, sigma = column(t.alpha, x), column(t.sigma, x)
         centred = x.reshape(x.shape[0], len(self.mean)).to(self.mean.dtype) - alpha * self.mean
         return (centred if self.vectors is None else centred @ self.vectors), alpha, sigma
 

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
-from scipy.stats import beta
 from torch import Tensor
 
 from .._checks import check_count, check_number
@@ -73,6 +72,8 @@ class BetaQuantiles(_Spaced):
 
     def spaced(self, sde: SDE, start: float, stop: float, moves: int) -> Tensor:
         levels = [1 - i / moves for i in range(moves + 1)]
+        from scipy.stats import beta  # slow to import
+
         quantiles = torch.tensor(beta.ppf(levels, self.a, self.b), dtype=torch.float64)
         return stop + (start - stop) * quantiles
 

@@ -13,7 +13,6 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torchdiffeq import odeint
 
 from .._checks import check_count, check_finite, check_number, check_state
 from ..models import ScoreModel
@@ -255,6 +254,8 @@ def _solve(
     first = abs(ends[1] - ends[0]) / 1024
     options = {"norm": norm, "max_num_steps": max_steps, "step_t": span[1:], "first_step": first}
     try:
+        from torchdiffeq import odeint  # imports scipy, which is slow
+
         path = odeint(clock, y, span, rtol=rtol, atol=atol, method="dopri5", options=options)
     except AssertionError as error:  # what torchdiffeq raises when its step underflows or runs out
         raise RuntimeError(

@@ -9,7 +9,6 @@ import math
 from typing import Any, NamedTuple
 
 import torch
-from scipy.stats import rankdata
 from torch import Tensor
 
 from .._checks import DivergenceError, check_count, check_state
@@ -149,6 +148,8 @@ def rank_normalised(draws: Tensor) -> Tensor:
     True
     """
     x = _flat(draws)
+    from scipy.stats import rankdata  # slow to import
+
     ranks = torch.as_tensor(rankdata(x.reshape(-1, x.shape[2]).cpu().numpy(), axis=0))
     scores = torch.special.ndtri((ranks - 0.375) / (len(ranks) + 0.25))
     return scores.to(draws.device).reshape(draws.shape)

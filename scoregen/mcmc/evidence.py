@@ -6,7 +6,6 @@ import math
 from typing import Any, NamedTuple
 
 import torch
-from scipy.stats import norm
 from torch import Tensor
 
 from .._checks import check_count, check_grid, check_number, check_state
@@ -126,7 +125,7 @@ def annealed_importance(
     mean = w.mean()
     estimate = log_z + float(top + mean.log())
     error = float(w.std() / mean) / math.sqrt(len(w))
-    half = float(norm.isf((1 - confidence) / 2)) * error
+    half = _normal_quantile((1 + confidence) / 2) * error
     ess = float(w.sum() ** 2 / w.square().sum())
     return Evidence(estimate, estimate - half, estimate + half, ess, weights, x)
 
@@ -214,6 +213,10 @@ def thermodynamic_integration(
                     total = total - d.mean(0) / 2 - bend
                     correction += float(bend.mean())
     estimate = log_z + float(total.mean())
-    half = float(norm.isf((1 - confidence) / 2)) * float(total.std()) / math.sqrt(len(total))
+    half = _normal_quantile((1 + confidence) / 2) * float(total.std()) / math.sqrt(len(total))
     half = half + abs(correction)
     return Evidence(estimate, estimate - half, estimate + half, float(len(x)), total, x)
+
+
+def _normal_quantile(p: float) -> float:
+    return float(torch.special.ndtri(torch.tensor(p, dtype=torch.float64)))

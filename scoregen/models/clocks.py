@@ -1,4 +1,4 @@
-"""What a network is told the time is: `clock(sde, t, x)` gives one number per sample, (batch,)."""
+"""The time as a network reads it: `clock(sde, t, x)` gives one number per sample, (batch,)."""
 
 from __future__ import annotations
 
@@ -19,14 +19,20 @@ Clock = Callable[[SDE, Level, Tensor], Tensor]
 
 
 def _per_sample(value: Any, x: Tensor) -> Tensor:
-    """A float, or one value per sample, as a (batch,) tensor in x's dtype."""
+    """A float, or one value per sample, as a (batch,) tensor in x's dtype, float32 at least.
+
+    Half precision would round the time: bfloat16 has 1000 for 999.
+    """
+    dtype = torch.promote_types(x.dtype, torch.float32)
     if isinstance(value, Tensor):
-        return value.reshape(-1).expand(len(x)).to(x.dtype)
-    return torch.full((len(x),), value, dtype=x.dtype, device=x.device)
+        return value.reshape(-1).expand(len(x)).to(dtype)
+    return torch.full((len(x),), value, dtype=dtype, device=x.device)
 
 
-def _log(value: Any) -> Any:
-    return value.log() if isinstance(value, Tensor) else math.log(value)
+def _check_scale(scale: float) -> None:
+    check_number("scale", scale, -math.inf, math.inf, open_low=True, open_high=True)
+    if scale == 0:
+        raise ValueError("scale must not be 0: the network would read one time everywhere")
 
 
 @dataclass(frozen=True)
@@ -38,6 +44,9 @@ class HalfLogSNR:
     """
 
     scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        _check_scale(self.scale)
 
     def __call__(self, sde: SDE, t: Level, x: Tensor) -> Tensor:
         if not isinstance(t.lam, Tensor) and math.isinf(t.lam):
@@ -58,6 +67,9 @@ class RawTime:
 
     scale: float = 1.0
 
+    def __post_init__(self) -> None:
+        _check_scale(self.scale)
+
     def __call__(self, sde: SDE, t: Level, x: Tensor) -> Tensor:
         return _per_sample(t.t * self.scale, x)
 
@@ -72,6 +84,9 @@ class LogSigma:
 
     scale: float = 0.25
 
+    def __post_init__(self) -> None:
+        _check_scale(self.scale)
+
     def __call__(self, sde: SDE, t: Level, x: Tensor) -> Tensor:
         if not isinstance(t.lam, Tensor) and math.isinf(t.lam):
             raise ValueError(
@@ -82,10 +97,14 @@ class LogSigma:
 
 @dataclass(frozen=True)
 class Index:
-    """Position of t among the knots of a chain, 0 .. N - 1, as integers.
+    """scale times the position of t among the knots of a chain, 0 .. N - 1.
+
+    Integers where scale is 1 and `fractional` is off; floating point otherwise.
 
     Args:
         fractional: answer between the knots too, as a floating-point position, instead of refusing.
+        scale: factor on the position; 1000 / N for networks trained on N knots whose clock was
+            rescaled to 1000 (improved-diffusion's `rescale_timesteps`).
 
     >>> from scoregen import DiscreteVPSDE
     >>> sde = DiscreteVPSDE.linear(10)
@@ -94,26 +113,32 @@ class Index:
     """
 
     fractional: bool = False
+    scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        _check_scale(self.scale)
 
     def __call__(self, sde: SDE, t: Level, x: Tensor) -> Tensor:
         if not isinstance(sde, DiscreteSDE):
             raise TypeError(f"Index needs a process with knots, got {type(sde).__name__}")
+        whole = self.scale == 1.0 and not self.fractional
         if isinstance(t.t, Tensor):
-            # float32 times still find their knot: snap by more than their rounding
-            position = sde.index(t.t.double())
-            label = _per_sample(position, x.double())
-            return label.to(x.dtype) if self.fractional else label.round().long()
-        position = t.t * sde.steps - 1
-        near = round(position)
-        if abs(position - near) < 1e-6:
-            position = near
+            # float32 times still find their knot: the label is the nearest
+            position = _per_sample(t.t * sde.steps - 1, x)
+            if not self.fractional:
+                position = position.round()
+            return position.long() if whole else position * self.scale
+        place: float = t.t * sde.steps - 1
+        near = round(place)
+        if abs(place - near) < 1e-6:
+            place = near
         elif not self.fractional:
             raise ValueError(
                 f"t = {t.t:.9g} lies between the knots of the chain; the nearest are "
-                f"{math.floor(position + 1) / sde.steps:.9g} and "
-                f"{math.ceil(position + 1) / sde.steps:.9g}. Use Knots() or Strided(steps), "
+                f"{math.floor(place + 1) / sde.steps:.9g} and "
+                f"{math.ceil(place + 1) / sde.steps:.9g}. Use Knots() or Strided(steps), "
                 "or Index(fractional=True)"
             )
-        check_number("the index of t among the knots", position, 0, sde.steps - 1)
-        label = _per_sample(float(position), x)
-        return label if self.fractional else label.round().long()
+        check_number("the index of t among the knots", place, 0, sde.steps - 1)
+        label = _per_sample(float(place), x)
+        return label.long() if whole else label * self.scale

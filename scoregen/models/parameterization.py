@@ -45,11 +45,11 @@ class Parameterization(ABC):
         """(a, b) at a level: floats, or tensors that broadcast against x."""
 
     def input_scale(self, sde: SDE, t: Level) -> Any:
-        """Factor on x before it enters the network; 1 unless the parameterization says."""
+        """Factor on x before it enters the network; 1 unless overridden."""
         return 1.0
 
     def target(self, sde: SDE, t: Level, x0: Tensor, eps: Tensor) -> Tensor:
-        """What the network should have said, a x0 + b eps, shaped like x0."""
+        """What the network should predict, a x0 + b eps, shaped like x0."""
         a, b = self.coefficients(sde, t)
         return mix(a, x0, b, eps)
 
@@ -161,7 +161,7 @@ class EDM(Parameterization):
     sigma_data: float = 0.5
 
     def __post_init__(self) -> None:
-        check_number("sigma_data", self.sigma_data, 0.0, open_low=True)
+        check_number("sigma_data", self.sigma_data, 0.0, open_low=True, open_high=True)
 
     def coefficients(self, sde: SDE, t: Level) -> tuple[Any, Any]:
         total = _sqrt(t.sigma**2 + (t.alpha * self.sigma_data) ** 2)

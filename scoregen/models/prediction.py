@@ -1,10 +1,11 @@
-"""One evaluation of a model, in whichever form a solver asks for."""
+"""One evaluation of a model, in whichever form a solver needs."""
 
 from __future__ import annotations
 
 import math
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ..processes import SDE, Level
@@ -22,13 +23,17 @@ def mix(a: Any, x: Tensor, b: Any, y: Tensor) -> Tensor:
 class Prediction:
     """One evaluation of a model: which part of x is data and which is noise.
 
-    It keeps the form it was built from, and converts to another when asked, once. Give it `x0`,
+    It keeps the form it was built from, and converts to another on demand, once. Give it `x0`,
     `eps` or both, a `score`, or a linear `form` (a, b, out) with out = a x0 + b eps.
+
+    A form that does not exist at the level raises: for floats always, for tensor levels where
+    their values can be read without waiting for a device (on the CPU, outside `torch.compile` and
+    `vmap`); elsewhere the rows in question are not finite.
 
     Args:
         sde: the process.
-        t: the level at which the model was asked.
-        x: the state it was asked about, shape (batch, *event).
+        t: the level at which the model was evaluated.
+        x: the state it was evaluated at, shape (batch, *event).
         spread: None, or shaped like x in [0, 1]: the learned reverse variance between the
             posterior's (0) and the transition's (1), in log space.
 
@@ -85,17 +90,30 @@ class Prediction:
         return self._score is not None
 
     def _refuse(self, wanted: str, det: Any) -> None:
-        if not isinstance(det, Tensor) and (det == 0 or math.isinf(det)):
-            hint = (
-                "at zero signal an eps- or score-network cannot tell x0: use x0-, v- or velocity-"
-                "prediction, or start below t_max"
-                if self.t.alpha == 0
-                else "there is no noise left to tell: stop the grid above 0, let its last move "
-                "return x0, or ask for the score or energy only"
+        """Raise if a form does not follow, because what it is divided by is 0 (or infinite)."""
+        if isinstance(det, Tensor):
+            if not _readable(det):
+                return
+            wrong = (det == 0) | torch.isinf(det)
+            if not bool(wrong.any()):
+                return
+            row = int(wrong.reshape(-1).nonzero()[0])
+            t, alpha = (
+                float(c.reshape(-1)[row if c.numel() > 1 else 0])
+                for c in (torch.as_tensor(self.t.t), torch.as_tensor(self.t.alpha))
             )
-            raise ValueError(
-                f"{wanted} does not follow from this model at t = {self.t.t:g}; " + hint
-            )
+        elif det == 0 or math.isinf(det):
+            t, alpha = self.t.t, self.t.alpha
+        else:
+            return
+        hint = (
+            "at zero signal an eps- or score-network cannot tell x0: use x0-, v- or velocity-"
+            "prediction, or start below t_max"
+            if alpha == 0
+            else "there is no noise left to tell: stop the grid above 0, let its last move "
+            "return x0, or take the score or energy only"
+        )
+        raise ValueError(f"{wanted} does not follow from this model at t = {t:g}; " + hint)
 
     @property
     def x0(self) -> Tensor:
@@ -120,8 +138,7 @@ class Prediction:
         """grad_x log p_t(x) = -eps / sigma (Vincent 2011; Song 2021, 2011.13456)."""
         if self._score is None:
             sigma = self.t.sigma
-            if not isinstance(sigma, Tensor):
-                self._refuse("the score", sigma)
+            self._refuse("the score", sigma)
             if self._eps is None:
                 self._score = self.combine(0.0, -1 / sigma, "the score")
             else:
@@ -133,9 +150,14 @@ class Prediction:
         """Velocity alpha' x0 + sigma' eps of the probability-flow ODE."""
         if self._velocity is None:
             alpha_rate, sigma_rate = rates_of(self.sde, self.t)
-            if isinstance(sigma_rate, float) and math.isinf(sigma_rate):
+            if isinstance(sigma_rate, Tensor):
+                infinite = _readable(sigma_rate) and bool(torch.isinf(sigma_rate).any())
+            else:
+                infinite = math.isinf(sigma_rate)
+            if infinite:
                 raise ValueError(
-                    f"the velocity is infinite at t = {self.t.t:g}; stop the grid at t_min"
+                    f"the velocity of {type(self.sde).__name__} is infinite at t = 0; stop the "
+                    "grid at t_min"
                 )
             self._velocity = self.combine(alpha_rate, sigma_rate, "the velocity")
         return self._velocity
@@ -153,7 +175,18 @@ class Prediction:
 
 
 def rates_of(sde: SDE, t: Level) -> tuple[Any, Any]:
+    """(alpha', sigma') at a level: floats, or tensors shaped like its own.
+
+    Tensors stay in the precision of the level's time: its device may have no float64.
+    """
     if isinstance(t.t, Tensor):
-        rates = sde.rates(t.t.double())
-        return rates[0].to(t.t.dtype), rates[1].to(t.t.dtype)
+        alpha, sigma = sde.rates(t.t)
+        return alpha.to(t.alpha.dtype), sigma.to(t.alpha.dtype)
     return sde.rates_at(t.t)
+
+
+def _readable(value: Tensor) -> bool:
+    """Whether a tensor's values can be read here without waiting for a device."""
+    if value.device.type != "cpu" or torch.compiler.is_compiling():
+        return False
+    return not torch._C._functorch.is_batchedtensor(value)

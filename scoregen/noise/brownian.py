@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -24,7 +25,7 @@ class BrownianNoise(SampleNoise):
 
     noise(like, t, s) is (W(c_t) - W(c_s)) / sqrt(c_t - c_s) with W a Brownian motion in the natural
     clock of the process c = (sigma / alpha)^2, in which the noise of every move is an increment.
-    It depends on (seed, sample, t, s) alone, not on the order or the number of questions, and
+    It depends on (seed, sample, t, s) alone, not on the order or the number of calls, and
     increments add up: sqrt(c_t - c_m) z(t, m) + sqrt(c_m - c_s) z(m, s) = sqrt(c_t - c_s) z(t, s).
     With t = s (MCMC, correctors) each call is an independent draw.
 
@@ -32,13 +33,15 @@ class BrownianNoise(SampleNoise):
     of a cell of log(alpha / sigma) is a Brownian bridge in c between the cell's ends, drawn from
     Philox keyed by (seed, samples, cell), down to cells 2.3e-5 long; inside a leaf one more draw
     serves every point. So the law of any moves longer than a leaf is exact, and shorter ones are
-    refused. Beyond log(alpha / sigma) = -12, c is capped at exp(24), where it stands for infinity
-    too. A new time costs about 20 draws, less what it shares with the time asked before; the last
-    branches are kept in memory, about 20 states in float64.
+    refused; so are levels with sigma / alpha below exp(-12) = 6e-6 other than clean data itself,
+    which the tree does not tell apart. Beyond log(alpha / sigma) = -12, c is capped at exp(24),
+    where it stands for infinity too. A new time costs about 20 draws, less what it shares with the
+    time before; the last branches are kept in memory, about 20 states in float64.
 
     Args:
         seed: an integer in [0, 2**88).
         first: index of the first sample of this batch, for chunks and ranks.
+        indices: as for `SampleNoise`.
 
     >>> from scoregen import EDMSDE
     >>> t, m, s = (EDMSDE().level(v) for v in (5.0, 4.0, 3.0))
@@ -48,8 +51,8 @@ class BrownianNoise(SampleNoise):
     True
     """
 
-    def __init__(self, seed: int, first: int = 0):
-        super().__init__(seed, first)
+    def __init__(self, seed: int, first: int = 0, *, indices: Sequence[int] | None = None):
+        super().__init__(seed, first, indices=indices)
         self._shape: tuple[int, ...] | None = None
 
     def __call__(self, like: Tensor, t: Level, s: Level) -> Tensor:
@@ -74,7 +77,13 @@ class BrownianNoise(SampleNoise):
 
     def _place(self, t: Level) -> float:
         if isinstance(t.lam, Tensor):
-            raise TypeError("BrownianNoise answers for levels of floats, one for the whole batch")
+            raise TypeError("BrownianNoise needs levels of floats, one for the whole batch")
+        if _EDGE < t.lam < math.inf:
+            raise ValueError(
+                f"a Brownian path is resolved down to sigma / alpha = {math.exp(-_EDGE):.2g}, and "
+                f"t = {t.t:g} has {math.exp(-t.lam):.2g}: build the process with a larger t_min, "
+                "or use SampleNoise"
+            )
         return max(float(t.lam), -_EDGE)
 
     def _plant(self, shape: tuple[int, ...]) -> None:
@@ -95,12 +104,9 @@ class BrownianNoise(SampleNoise):
         if lam in self._points:
             return self._points[lam]
         clean, noisy, near, far = _EDGE, -_EDGE, self._clean, self._noisy
-        zero = torch.zeros_like(near)
         if lam == math.inf:
-            return zero
-        if lam > clean:  # the leaf between the end of the tree and the clean data
-            return _bridge(0.0, zero, _clock(clean), near, lam, self._normal(shape, 2))
-        cell = 4  # 0 to 3 are the ends and the leaf above; the children of k are 2k and 2k + 1
+            return torch.zeros_like(near)
+        cell = 4  # 0 and 1 are the ends; the children of k are 2k and 2k + 1
         for depth in range(_DEPTH):
             middle = (clean + noisy) / 2
             if depth < len(self._branch) and self._branch[depth][0] == cell:

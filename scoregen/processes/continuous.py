@@ -24,20 +24,13 @@ __all__ = [
 
 
 def _check_span(sde: SDE) -> None:
-    check_number("t_max", sde.t_max, 0.0, open_low=True)
+    check_number("t_max", sde.t_max, 0.0, open_low=True, open_high=True)
     check_number("t_min", sde.t_min, 0.0, sde.t_max, open_high=True)
 
 
 @dataclass(frozen=True)
-class VPSDE(SDE):
-    """Variance preserving, beta(t) = beta_min + t (beta_max - beta_min); (Song 2021, 2011.13456).
-
-    alpha = exp(-B / 2), sigma^2 = 1 - exp(-B), B(t) = beta_min t + (beta_max - beta_min) t^2 / 2.
-
-    >>> level = VPSDE().level(0.5)
-    >>> abs(level.alpha**2 + level.sigma**2 - 1) < 1e-15
-    True
-    """
+class _LinearRate(SDE):
+    """What VP and sub-VP share: alpha = exp(-B / 2) with a rate beta that is linear in t."""
 
     beta_min: float = 0.1
     beta_max: float = 20.0
@@ -46,8 +39,8 @@ class VPSDE(SDE):
 
     def __post_init__(self) -> None:
         _check_span(self)
-        check_number("beta_min", self.beta_min, 0.0, open_low=True)
-        check_number("beta_max", self.beta_max, self.beta_min)
+        check_number("beta_min", self.beta_min, 0.0, open_low=True, open_high=True)
+        check_number("beta_max", self.beta_max, self.beta_min, open_high=True)
 
     def integral(self, t: Tensor) -> Tensor:
         """B(t), the integral of beta from 0 to t."""
@@ -60,6 +53,26 @@ class VPSDE(SDE):
     def alpha(self, t: Tensor) -> Tensor:
         return torch.exp(-self.integral(t) / 2)
 
+    def prior_std(self, t: float) -> float:
+        return 1.0
+
+    def _time_of(self, integral: Tensor) -> Tensor:
+        """The time at which B has a value."""
+        slope = self.beta_max - self.beta_min
+        return 2 * integral / (self.beta_min + torch.sqrt(self.beta_min**2 + 2 * slope * integral))
+
+
+@dataclass(frozen=True)
+class VPSDE(_LinearRate):
+    """Variance preserving, beta(t) = beta_min + t (beta_max - beta_min); (Song 2021, 2011.13456).
+
+    alpha = exp(-B / 2), sigma^2 = 1 - exp(-B), B(t) = beta_min t + (beta_max - beta_min) t^2 / 2.
+
+    >>> level = VPSDE().level(0.5)
+    >>> abs(level.alpha**2 + level.sigma**2 - 1) < 1e-15
+    True
+    """
+
     def sigma(self, t: Tensor) -> Tensor:
         return torch.sqrt(-torch.expm1(-self.integral(t)))
 
@@ -68,13 +81,11 @@ class VPSDE(SDE):
         return -self.beta(t) / 2 * alpha, self.beta(t) / 2 * alpha**2 / self.sigma(t)
 
     def time(self, lam: Tensor) -> Tensor:
-        integral = softplus(-2 * lam, threshold=700)
-        slope = self.beta_max - self.beta_min
-        return 2 * integral / (self.beta_min + torch.sqrt(self.beta_min**2 + 2 * slope * integral))
+        return self._time_of(softplus(-2 * lam, threshold=700))
 
 
 @dataclass(frozen=True)
-class SubVPSDE(VPSDE):
+class SubVPSDE(_LinearRate):
     """sub-VP: alpha as in VP, sigma = 1 - exp(-B) (Song et al. 2021, 2011.13456).
 
     >>> level = SubVPSDE().level(0.5)
@@ -90,9 +101,7 @@ class SubVPSDE(VPSDE):
         return -self.beta(t) / 2 * alpha, self.beta(t) * alpha**2
 
     def time(self, lam: Tensor) -> Tensor:
-        integral = 2 * torch.asinh(torch.exp(-lam) / 2)
-        slope = self.beta_max - self.beta_min
-        return 2 * integral / (self.beta_min + torch.sqrt(self.beta_min**2 + 2 * slope * integral))
+        return self._time_of(2 * torch.asinh(torch.exp(-lam) / 2))
 
 
 @dataclass(frozen=True)
@@ -113,7 +122,7 @@ class CosineVPSDE(SDE):
 
     def __post_init__(self) -> None:
         _check_span(self)
-        check_number("s", self.s, 0.0)
+        check_number("s", self.s, 0.0, open_high=True)
         check_number("t_max", self.t_max, 0.0, 1.0)
 
     def _angles(self, t: Tensor) -> tuple[float, Tensor]:
@@ -136,6 +145,9 @@ class CosineVPSDE(SDE):
         alpha = self.alpha(t)
         rate = -math.pi / 2 / (1 + self.s) * torch.sin(first + turned) / math.cos(first)
         return rate, -alpha * rate / self.sigma(t)
+
+    def prior_std(self, t: float) -> float:
+        return 1.0
 
     def time(self, lam: Tensor) -> Tensor:
         first = math.pi / 2 / (1 + self.s) * self.s
@@ -162,8 +174,8 @@ class VESDE(SDE):
 
     def __post_init__(self) -> None:
         _check_span(self)
-        check_number("sigma_min", self.sigma_min, 0.0, open_low=True)
-        check_number("sigma_max", self.sigma_max, self.sigma_min, open_low=True)
+        check_number("sigma_min", self.sigma_min, 0.0, open_low=True, open_high=True)
+        check_number("sigma_max", self.sigma_max, self.sigma_min, open_low=True, open_high=True)
 
     @property
     def _log_ratio(self) -> float:
@@ -181,9 +193,6 @@ class VESDE(SDE):
 
     def time(self, lam: Tensor) -> Tensor:
         return torch.log1p(torch.exp(-2 * lam) / self.sigma_min**2) / (2 * self._log_ratio)
-
-    def prior_std(self, t: float) -> float:
-        return float(self.level(t).sigma)
 
 
 @dataclass(frozen=True)
@@ -212,15 +221,12 @@ class EDMSDE(SDE):
     def time(self, lam: Tensor) -> Tensor:
         return torch.exp(-lam)
 
-    def prior_std(self, t: float) -> float:
-        return t
-
 
 @dataclass(frozen=True)
 class RectifiedSDE(SDE):
     """Straight paths: alpha = 1 - t, sigma = t (Liu et al. 2022, 2209.03003; Lipman 2210.02747).
 
-    The velocity is finite on all of [0, 1], so networks are asked at t = 0 too (t_min = 0).
+    The velocity is finite on all of [0, 1], so networks are evaluated at t = 0 too (t_min = 0).
 
     >>> RectifiedSDE().level(1.0).alpha
     0.0
@@ -241,6 +247,9 @@ class RectifiedSDE(SDE):
 
     def rates(self, t: Tensor) -> tuple[Tensor, Tensor]:
         return -torch.ones_like(t), torch.ones_like(t)
+
+    def prior_std(self, t: float) -> float:
+        return 1.0
 
     def time(self, lam: Tensor) -> Tensor:
         return torch.sigmoid(-lam)
@@ -270,6 +279,9 @@ class StaticSDE(SDE):
 
     def rates(self, t: Tensor) -> tuple[Tensor, Tensor]:
         return torch.zeros_like(t), torch.zeros_like(t)
+
+    def prior_std(self, t: float) -> float:
+        return 1.0
 
     def time(self, lam: Tensor) -> Tensor:
         raise ValueError("StaticSDE has no noise, so no time belongs to a signal-to-noise ratio")

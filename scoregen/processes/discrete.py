@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
+import struct
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -28,7 +30,7 @@ class DiscreteSDE(SDE):
     @property
     def steps(self) -> int:
         """N, the number of knots."""
-        raise TypeError(f"{type(self).__name__} must say how many knots it has")
+        raise TypeError(f"{type(self).__name__} must define `steps`, the number of its knots")
 
     @property
     def knots(self) -> tuple[float, ...]:
@@ -36,8 +38,11 @@ class DiscreteSDE(SDE):
         return tuple((i + 1) / self.steps for i in range(self.steps))
 
     def index(self, t: Tensor) -> Tensor:
-        """Position of t among the knots, t N - 1; whole at a knot, -1 at t = 0."""
-        position = t.double() * self.steps - 1
+        """Position of t among the knots, t N - 1, in float64; whole at a knot, -1 at t = 0.
+
+        On the host, as the tables are: a device may have no float64.
+        """
+        position = t.cpu().double() * self.steps - 1
         near = position.round()
         # (i + 1) / N * N is off by an ulp: snap, so that a knot is a knot
         return torch.where((position - near).abs() < 1e-7, near, position)
@@ -60,8 +65,12 @@ class DiscreteVPSDE(DiscreteSDE):
     continuous process match exactly: beta_i = 1 - exp(-integral of beta over the i-th interval).
     (Ho et al. 2020, 2006.11239; Nichol and Dhariwal 2021, 2102.09672.)
 
+    The last beta may be 1, which leaves no signal at the end (Lin et al. 2023, 2305.08891): there
+    alpha itself is linear in t over the last interval, and networks that predict eps or the score
+    are refused at t = 1, where eps tells nothing of x0.
+
     Args:
-        betas: N noise variances, each in (0, 1).
+        betas: N noise variances, each in (0, 1), the last in (0, 1].
 
     >>> sde = DiscreteVPSDE.linear(1000)
     >>> round(sde.level(1.0).alpha ** 2, 6)
@@ -74,8 +83,12 @@ class DiscreteVPSDE(DiscreteSDE):
         object.__setattr__(self, "betas", tuple(float(b) for b in self.betas))
         check_count("the number of betas", len(self.betas))
         for i, beta in enumerate(self.betas):
-            check_number(f"betas[{i}]", beta, 0.0, 1.0, open_low=True, open_high=True)
+            last = i == len(self.betas) - 1
+            check_number(f"betas[{i}]", beta, 0.0, 1.0, open_low=True, open_high=not last)
         object.__setattr__(self, "_hash", hash((type(self), self.betas)))
+
+    def __repr__(self) -> str:
+        return _vp_name(self)
 
     def __hash__(self) -> int:
         return self._hash  # type: ignore[attr-defined]
@@ -112,13 +125,13 @@ class DiscreteVPSDE(DiscreteSDE):
 
     @classmethod
     def from_alpha_bar(cls, alpha_bar: Iterable[float]) -> DiscreteVPSDE:
-        """From a table of alpha-bar_i = alpha(t_i)^2, which must fall strictly inside (0, 1)."""
+        """From a falling table of alpha-bar_i = alpha(t_i)^2 < 1; only the last may be 0."""
         table = [1.0, *(float(a) for a in alpha_bar)]
         for i, (before, after) in enumerate(pairwise(table)):
-            if not 0 < after < before:
+            if not 0 <= after < before:
                 raise ValueError(
-                    f"alpha_bar must fall strictly inside (0, 1), got {after:g} after {before:g} "
-                    f"at index {i}; a table that reaches 0 has no signal left at its end"
+                    f"alpha_bar must fall strictly from below 1, and may reach 0 at its last entry "
+                    f"only, got {after:g} after {before:g} at index {i}"
                 )
         return cls(tuple(1 - after / before for before, after in pairwise(table)))
 
@@ -144,7 +157,15 @@ class DiscreteVPSDE(DiscreteSDE):
 
         Its alpha-bar differs from the process' by O(1/N): log alpha-bar_N = -integral of beta
         - 1/2 sum beta_i^2 - ...
+
+        Raises:
+            TypeError: for another process than VPSDE, since the table says nothing of its sigma.
         """
+        if not isinstance(sde, VPSDE):
+            raise TypeError(
+                f"the first-order table is a VPSDE's, got {type(sde).__name__}; for another "
+                "process that preserves variance use DiscreteVPSDE.exact"
+            )
         return cls(_linspace(sde.beta_min / steps, sde.beta_max / steps, steps))
 
     @property
@@ -159,26 +180,46 @@ class DiscreteVPSDE(DiscreteSDE):
     def t_max(self) -> float:  # type: ignore[override]
         return 1.0
 
+    def prior_std(self, t: float) -> float:
+        return 1.0
+
     def log_alpha(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        """log alpha(t) and its time derivative (from below at a knot)."""
-        value, slope = _interpolate(_log_alphas(self, t.device), self.index(t))
-        return value, slope * self.steps
+        """log alpha(t) and alpha'(t) / alpha(t) (from below at a knot), in float64 on the host."""
+        position, table = self.index(t), _log_alphas(self)
+        if self.betas[-1] < 1.0:
+            value, slope = _interpolate(table, position)
+            return value, slope * self.steps
+        left = self.steps - position - 1  # of the last interval, where alpha = left alpha_{N-1}
+        value, slope = _interpolate(table, position.clamp(max=self.steps - 2))
+        last = left < 1
+        value = torch.where(last, table[-1] + left.log(), value)
+        return value, torch.where(last, -1 / left, slope) * self.steps
 
     def alpha(self, t: Tensor) -> Tensor:
-        return self.log_alpha(t)[0].exp().to(t.dtype)
+        return self.log_alpha(t)[0].exp().to(t)
 
     def sigma(self, t: Tensor) -> Tensor:
-        return _root(self.log_alpha(t)[0]).to(t.dtype)
+        return _root(self.log_alpha(t)[0]).to(t)
 
     def rates(self, t: Tensor) -> tuple[Tensor, Tensor]:
         log_alpha, slope = self.log_alpha(t)
-        alpha = log_alpha.exp()
-        sigma = _root(log_alpha)
-        return (slope * alpha).to(t.dtype), (-slope * alpha**2 / sigma).to(t.dtype)
+        alpha, sigma = log_alpha.exp(), _root(log_alpha)
+        rate = slope * alpha
+        if self.betas[-1] == 1.0:  # at the very end the slope is infinite and alpha' is not
+            end = -self.steps * _log_alphas(self)[-1].exp()
+            rate = torch.where(alpha == 0, end, rate)
+        return rate.to(t), (-rate * alpha / sigma).to(t)
 
     def time(self, lam: Tensor) -> Tensor:
-        log_alpha = torch.nn.functional.logsigmoid(2 * lam.double()) / 2
-        return _invert(_log_alphas(self, lam.device), log_alpha, self.steps).to(lam.dtype)
+        log_alpha = torch.nn.functional.logsigmoid(2 * lam.cpu().double()) / 2
+        table = _log_alphas(self)
+        if self.betas[-1] < 1.0:
+            return _invert(table, log_alpha, self.steps).to(lam)
+        last = log_alpha < table[-1]
+        ended = 1 - (log_alpha - table[-1]).exp() / self.steps
+        if self.steps == 1:
+            return ended.to(lam)
+        return torch.where(last, ended, _invert(table, log_alpha, self.steps)).to(lam)
 
 
 @dataclass(frozen=True)
@@ -200,6 +241,9 @@ class DiscreteVESDE(DiscreteSDE):
         for i, (low, high) in enumerate(zip((0.0, *self.sigmas), self.sigmas, strict=False)):
             check_number(f"sigmas[{i}]", high, low, math.inf, open_low=True, open_high=True)
         object.__setattr__(self, "_hash", hash((type(self), self.sigmas)))
+
+    def __repr__(self) -> str:
+        return _ve_name(self)
 
     def __hash__(self) -> int:
         return self._hash  # type: ignore[attr-defined]
@@ -227,11 +271,11 @@ class DiscreteVESDE(DiscreteSDE):
 
     def _sigma(self, t: Tensor) -> tuple[Tensor, Tensor]:
         position = self.index(t)
-        value, slope = _interpolate(_log_sigmas(self, t.device), position.clamp(min=0))
+        value, slope = _interpolate(_log_sigmas(self), position.clamp(min=0))
         below = position < 0
         sigma = torch.where(below, (position + 1) * self.sigmas[0], value.exp())
         rate = torch.where(position <= 0, self.sigmas[0], sigma * slope) * self.steps
-        return sigma.to(t.dtype), rate.to(t.dtype)
+        return sigma.to(t), rate.to(t)
 
     def alpha(self, t: Tensor) -> Tensor:
         return torch.ones_like(t)
@@ -243,13 +287,10 @@ class DiscreteVESDE(DiscreteSDE):
         return torch.zeros_like(t), self._sigma(t)[1]
 
     def time(self, lam: Tensor) -> Tensor:
-        sigma = torch.exp(-lam.double())
-        inner = _invert(_log_sigmas(self, lam.device), sigma.log(), self.steps)
+        sigma = torch.exp(-lam.cpu().double())
+        inner = _invert(_log_sigmas(self), sigma.log(), self.steps)
         first = sigma / self.sigmas[0] / self.steps
-        return torch.where(sigma <= self.sigmas[0], first, inner).to(lam.dtype)
-
-    def prior_std(self, t: float) -> float:
-        return float(self.level(t).sigma)
+        return torch.where(sigma <= self.sigmas[0], first, inner).to(lam)
 
 
 def _root(log_alpha: Tensor) -> Tensor:
@@ -258,15 +299,58 @@ def _root(log_alpha: Tensor) -> Tensor:
 
 
 @lru_cache(maxsize=64)
-def _log_alphas(sde: DiscreteVPSDE, device: torch.device) -> Tensor:
-    logs = torch.log1p(-torch.tensor(sde.betas, dtype=torch.float64)) / 2
-    return torch.cat([torch.zeros(1, dtype=torch.float64), logs.cumsum(0)]).to(device)
+def _log_alphas(sde: DiscreteVPSDE) -> Tensor:
+    """log alpha at t = 0 and at the knots, without a last knot at which alpha is 0."""
+    betas = sde.betas if sde.betas[-1] < 1.0 else sde.betas[:-1]
+    logs = torch.log1p(-torch.tensor(betas, dtype=torch.float64)) / 2
+    return torch.cat([torch.zeros(1, dtype=torch.float64), logs.cumsum(0)])
 
 
 @lru_cache(maxsize=64)
-def _log_sigmas(sde: DiscreteVESDE, device: torch.device) -> Tensor:
+def _log_sigmas(sde: DiscreteVESDE) -> Tensor:
     logs = torch.tensor(sde.sigmas, dtype=torch.float64).log()
-    return torch.cat([logs[:1], logs]).to(device)
+    return torch.cat([logs[:1], logs])
+
+
+_SHOWN = 8  # a table of so few numbers is printed whole
+
+
+def _arguments(steps: int, ends: tuple[float, float], usual: tuple[float, float]) -> str:
+    return f"{steps}" if ends == usual else f"{steps}, {ends[0]!r}, {ends[1]!r}"
+
+
+@lru_cache(maxsize=64)
+def _vp_name(sde: DiscreteVPSDE) -> str:
+    """The constructor that gives these betas, where there is one; a short text otherwise."""
+    betas, steps, name = sde.betas, sde.steps, type(sde).__name__
+    if steps <= _SHOWN:
+        return f"{name}(betas={betas!r})"
+    first, last = betas[0], betas[-1]
+    if betas == _linspace(first, last, steps):
+        return f"{name}.linear({_arguments(steps, (first, last), (1e-4, 0.02))})"
+    if betas == DiscreteVPSDE.scaled_linear(steps).betas:
+        return f"{name}.scaled_linear({steps})"
+    if betas == DiscreteVPSDE.cosine(steps).betas:
+        return f"{name}.cosine({steps})"
+    return _short(name, "betas", betas)
+
+
+@lru_cache(maxsize=64)
+def _ve_name(sde: DiscreteVESDE) -> str:
+    """The constructor that gives these levels, where there is one; a short text otherwise."""
+    sigmas, steps, name = sde.sigmas, sde.steps, type(sde).__name__
+    if steps <= _SHOWN:
+        return f"{name}(sigmas={sigmas!r})"
+    ends = (sigmas[0], sigmas[-1])
+    if sigmas == DiscreteVESDE.geometric(steps, *ends).sigmas:
+        return f"{name}.geometric({_arguments(steps, ends, (0.01, 50.0))})"
+    return _short(name, "sigmas", sigmas)
+
+
+def _short(name: str, field: str, values: tuple[float, ...]) -> str:
+    # the digest, because runs are told apart by what their parts print
+    digest = hashlib.sha256(struct.pack(f"<{len(values)}d", *values)).hexdigest()[:12]
+    return f"<{name}: {len(values)} {field}, {values[0]:g} to {values[-1]:g}, sha256 {digest}>"
 
 
 def _invert(table: Tensor, value: Tensor, steps: int) -> Tensor:

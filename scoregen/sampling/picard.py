@@ -12,6 +12,7 @@ from torch import Tensor
 
 from .._checks import check_count, check_number, check_state
 from ..models import Prediction, ScoreModel
+from ..models.base import evaluating
 from ..noise import Noise
 from ..processes import Level
 from .sampler import Sampler, Step
@@ -46,11 +47,11 @@ class Picard(Sampler):
     moves, and with tolerance = 0 the result is the sequential one up to rounding. Every sample
     meets the tolerance, but its last digits depend on its batch mates.
 
-    Any solver serves that asks the model once, at the point it leaves, and has no memory: DDIM,
-    Ancestral, EulerMaruyama, ReverseDiffusion, ExponentialEuler, ProbabilityFlow(EULER),
+    Any solver serves that evaluates the model once, at the point it leaves, and has no memory:
+    DDIM, Ancestral, EulerMaruyama, ReverseDiffusion, ExponentialEuler, ProbabilityFlow(EULER),
     SDEDPMSolverPP(1). Others are refused. Each move keeps its draws of noise through all sweeps,
-    and makes them in the order of the moves, as `Sampler` does. The model must answer for one time
-    per sample.
+    and makes them in the order of the moves, as `Sampler` does. The model must take one time per
+    sample.
 
     Args:
         solver, grid: as for `Sampler`.
@@ -89,6 +90,12 @@ class Picard(Sampler):
         """
         check_state(x)
         levels = self.levels(model.sde)
+        with evaluating(model):
+            yield from self._moves(model, x, levels, noise)
+
+    def _moves(
+        self, model: ScoreModel, x: Tensor, levels: list[Level], noise: Noise
+    ) -> Iterator[Step]:
         yield Step(0, levels[0], x, PicardState(0, 0))
         moves, at, sweeps, nfe = len(levels) - 1, 0, 0, 0
         most = moves if self.max_sweeps is None else self.max_sweeps
@@ -168,15 +175,15 @@ class _Answer(ScoreModel):
 
     def __init__(self, model: ScoreModel, known: Prediction, solver: object):
         super().__init__()
-        self.sde, self.known, self.solver, self.asked = model.sde, known, solver, False
+        self.sde, self.known, self.solver, self.used = model.sde, known, solver, False
 
     def predict(self, x: Tensor, t: Level, **condition: Any) -> Prediction:
-        if self.asked or t != self.known.t or x is not self.known.x:
+        if self.used or t != self.known.t or x is not self.known.x:
             raise ValueError(
-                f"{type(self.solver).__name__} asks the model elsewhere than at the point it "
+                f"{type(self.solver).__name__} evaluates the model elsewhere than at the point it "
                 "leaves, so its moves cannot be made in parallel; take one such as DDIM()"
             )
-        self.asked = True
+        self.used = True
         return self.known
 
 

@@ -13,17 +13,19 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from .._checks import DivergenceError, check_count, check_grid, check_state
+from .._checks import DivergenceError, check_count, check_finite, check_grid, check_state
 from ..grids import Grid
 from ..models import ScoreModel
 from ..models.base import evaluating
 from ..models.conditions import expand as expand_condition
 from ..models.conditions import rows as rows_of
-from ..noise import Noise, SampleNoise, TorchNoise
+from ..noise import Noise, Rewindable, SampleNoise, TorchNoise
 from ..processes import SDE, Level
 from .solver import Solver
 
 __all__ = ["Sampler", "Step"]
+
+_FROM_DATA = 2**60  # number of the first draw of `from_data`, out of the reach of `sample`
 
 
 class Step(NamedTuple):
@@ -42,6 +44,9 @@ class Step(NamedTuple):
 @dataclass(frozen=True)
 class Sampler:
     """A solver on a grid. It owns no model, no device and no randomness.
+
+    However a run is started (`sample`, `from_data`, `run`, `iterate`), the model is in evaluation
+    mode during it, so that no dropout disturbs the moves, and in its own mode again after.
 
     >>> from scoregen import DDIM, VPSDE, Gaussian, UniformTime
     >>> model = Gaussian(VPSDE(), torch.zeros(2), torch.ones(2))
@@ -65,7 +70,8 @@ class Sampler:
     def iterate(self, model: ScoreModel, x: Tensor, *, noise: Noise) -> Iterator[Step]:
         """The loop: yields the start and the state after every move, n + 1 steps in all.
 
-        Gradients flow if the caller lets them; `sample` switches them off.
+        Gradients flow if the caller lets them; `sample` switches them off. The model is in
+        evaluation mode until the iterator is exhausted or closed.
 
         Args:
             model: a score model.
@@ -74,15 +80,17 @@ class Sampler:
         """
         check_state(x)
         levels = self.levels(model.sde)
+        with evaluating(model):
+            yield from self._moves(model, x, levels, noise)
+
+    def _moves(
+        self, model: ScoreModel, x: Tensor, levels: list[Level], noise: Noise
+    ) -> Iterator[Step]:
         state: Any = None
         yield Step(0, levels[0], x, state)
         step = self.solver.step
         for index, (t, s) in enumerate(pairwise(levels), 1):
-            if t.sigma == 0 and s.t > t.t and model.sde.t_min > 0:
-                # no network is evaluated at t = 0: DDIM's move with the noise predicted at its end
-                x, state = s.alpha * x + s.sigma * model(x, s).eps, None
-            else:
-                x, state = step(model, x, t, s, state, noise)
+            x, state = step(model, x, t, s, state, noise)
             yield Step(index, s, x, state)
 
     def run(self, model: ScoreModel, x: Tensor, *, noise: Noise, progress: bool = False) -> Tensor:
@@ -90,7 +98,8 @@ class Sampler:
 
         Raises:
             DivergenceError: if it is not; the run is repeated with the same noise to name the
-                move, the time and the rows.
+                move, the time and the rows. A source without `rewind` cannot repeat its draws, and
+                then the move stays unknown.
         """
         start, last = x, x
         steps = self.iterate(model, x, noise=noise)
@@ -100,23 +109,31 @@ class Sampler:
         for move in steps:
             last = move.x
         if not bool(torch.isfinite(last).all()):
-            raise self._diagnose(model, start, noise)
+            raise self._diagnose(model, start, last, noise)
         return last
 
-    def _diagnose(self, model: ScoreModel, x: Tensor, noise: Noise) -> DivergenceError:
-        if not bool(torch.isfinite(x).all()):
-            rows = (~torch.isfinite(x.reshape(len(x), -1))).any(1).nonzero().flatten().tolist()
-            return DivergenceError(0, self.levels(model.sde)[0].t, rows, None)
-        rewind = getattr(noise, "rewind", None)
-        if rewind is not None:
-            rewind()
+    def _diagnose(
+        self, model: ScoreModel, x: Tensor, last: Tensor, noise: Noise
+    ) -> DivergenceError:
+        """The error that names the first move that failed, by a second run with the same noise."""
+        if _bad_rows(x):
+            return DivergenceError(0, self.levels(model.sde)[0].t, _bad_rows(x))
+        source = type(noise).__name__
+        if isinstance(noise, Rewindable):
+            noise.rewind()
+        else:
+            noise = _Unrepeatable()
         before, t = x, math.nan
-        for index, level, after, _ in self.iterate(model, x, noise=noise):
-            bad = ~torch.isfinite(after.reshape(len(after), -1)).all(1)
-            if bool(bad.any()):
-                return DivergenceError(index, t, bad.nonzero().flatten().tolist(), before)
-            before, t = after, level.t
-        return DivergenceError(-1, t, [], before)
+        try:
+            for index, level, after, _ in self.iterate(model, x, noise=noise):
+                if _bad_rows(after):
+                    return DivergenceError(index, t, _bad_rows(after), before)
+                before, t = after, level.t
+        except _DrawnAgainError:
+            reason = f"the noise source, {source}, has no rewind() to repeat its draws"
+        else:
+            reason = "the model did not fail again when the run was repeated with the same noise"
+        return DivergenceError(None, None, _bad_rows(last), reason=reason)
 
     @torch.no_grad()
     def sample(
@@ -126,6 +143,7 @@ class Sampler:
         *,
         seed: int | torch.Generator = 0,
         first: int = 0,
+        rows: Sequence[int] | None = None,
         condition: dict[str, Any] | None = None,
         chunk: int | None = None,
         device: torch.device | str | None = None,
@@ -138,55 +156,146 @@ class Sampler:
         chunk or the device. It starts from N(0, prior_std^2) at the grid's first time.
 
         Args:
-            model: a score model; it is put in evaluation mode and back.
+            model: a score model.
             shape: (batch, *event).
             seed: an integer, or a torch.Generator where speed matters more.
             first: index of the first sample, for ranks that share a seed.
+            rows: which samples of the batch to make, in [0, batch); all of them unless given. They
+                are those of the whole batch, and so are the conditions.
             condition: keyword arguments of the model, of any nested structure; what holds one
                 entry per sample is sliced with the batch (`models.conditions` has the rule).
             chunk: most samples at a time; all at once unless given.
             device: where to sample; the model's own device unless given.
             dtype: of the state.
             progress: show a bar.
+
+        Returns:
+            Samples of shape (batch, *event), or (len(rows), *event).
+
+        Raises:
+            ValueError: for `first` or `rows` with a generator, whose draws have no index; for
+                parts of a batch where the solver acts on the whole of it.
+            DivergenceError: if a sample is not finite.
         """
         if not isinstance(shape, Sequence) or not len(shape):
             raise TypeError(f"shape must be (batch, *event), got {shape!r}")
         if not dtype.is_floating_point:
             raise TypeError(f"dtype must be a real floating-point dtype, got {dtype}")
         batch = check_count("the batch in shape", shape[0], 0)
-        chunk = max(batch, 1) if chunk is None else check_count("chunk", chunk)
+        first = check_count("first", first, 0)
+        wanted = _check_rows(rows, batch)
+        chunk = max(len(wanted), 1) if chunk is None else check_count("chunk", chunk)
+        self._check_parts(seed, first, rows, chunk < len(wanted))
         device = model.placement()[0] if device is None else torch.device(device)
-        t = self.levels(model.sde)[0].t
-        level, std = model.sde.level(t), model.sde.prior_std(t)
-        if self.solver.direction != "fixed" and math.log(0.1) < level.lam < math.inf:
-            warnings.warn(
-                f"sampling starts at t = {t:g}, where the signal-to-noise ratio is still "
-                f"{math.exp(2 * level.lam):.2g}: N(0, {std:g}^2) is not the law of the data there. "
-                "Start later, or noise your own data with sde.perturb and use run",
-                stacklevel=3,
-            )
-        noise: Noise
+        level, std = self._start(model)
         parts = []
         condition = expand_condition(condition or {}, batch, device)
         model.check_condition(**condition)
-        with evaluating(model):
-            for start in range(0, max(batch, 1), chunk):
-                rows = slice(start, min(start + chunk, batch))
-                like = torch.empty((rows.stop - start, *shape[1:]), dtype=dtype, device=device)
-                # the start has a source of its own: a failed run rewinds to the draw behind it
-                if isinstance(seed, torch.Generator):
-                    x = std * TorchNoise(seed)(like, level, level)
-                    noise = TorchNoise(seed)
-                else:
-                    x = std * SampleNoise(seed, first + start)(like, level, level)
-                    noise = SampleNoise(seed, first + start, draw=1)
-                inner = model
-                bound = condition
-                if len(like) < batch:
-                    inner, bound = model.rows(rows, batch), rows_of(condition, rows, batch)
-                inner = inner.given(**bound)
+        for start in range(0, max(len(wanted), 1), chunk):
+            chosen = wanted[start : start + chunk]
+            like = torch.empty((len(chosen), *shape[1:]), dtype=dtype, device=device)
+            # the start has a source of its own: a failed run rewinds to the draw behind it
+            if isinstance(seed, torch.Generator):
+                x = std * TorchNoise(seed)(like, level, level)
+                noise: Noise = TorchNoise(seed)
+            else:
+                x = std * _source(seed, first, chosen, 0)(like, level, level)
+                noise = _source(seed, first, chosen, 1)
+            inner = _bound(model, condition, batch, chosen)
+            try:
                 parts.append(self.run(inner, x, noise=noise, progress=progress))
+            except DivergenceError as error:
+                raise error.among(chosen) from None
         return torch.cat(parts) if len(parts) > 1 else parts[0]
+
+    @torch.no_grad()
+    def from_data(
+        self,
+        model: ScoreModel,
+        x0: Tensor,
+        *,
+        seed: int | torch.Generator = 0,
+        first: int = 0,
+        condition: dict[str, Any] | None = None,
+        progress: bool = False,
+    ) -> Tensor:
+        """Data noised to the grid's first time and denoised from there (SDEdit, 2108.01073).
+
+        The earlier the grid starts, the less of x0 is left. x_t = alpha x0 + sigma eps, with draws
+        that no sample of the same seed was made from: to noise a sample with the very noise that
+        made it would double that noise.
+
+        Args:
+            model: a score model.
+            x0: clean data of shape (batch, *event).
+            seed: an integer, or a torch.Generator.
+            first: index of the first sample, for ranks that share a seed.
+            condition: keyword arguments of the model.
+            progress: show a bar.
+
+        Returns:
+            Samples shaped like x0.
+
+        Raises:
+            ValueError: for `first` with a generator, whose draws have no index; for x0 that is not
+                finite.
+            DivergenceError: if a sample is not finite.
+
+        >>> from scoregen import DDIM, VPSDE, Gaussian, UniformTime
+        >>> model = Gaussian(VPSDE(), torch.zeros(2), torch.ones(2))
+        >>> sampler = Sampler(DDIM(), UniformTime(10, start=0.4))
+        >>> sampler.from_data(model, torch.ones(4, 2), seed=0).shape
+        torch.Size([4, 2])
+        """
+        check_finite("x0", check_state(x0, "x0"))
+        first = check_count("first", first, 0)
+        self._check_parts(seed, first, None, False)
+        condition = expand_condition(condition or {}, len(x0), x0.device)
+        model.check_condition(**condition)
+        level = self.levels(model.sde)[0]
+        noise: Noise
+        if isinstance(seed, torch.Generator):
+            eps = TorchNoise(seed)(x0, level, level)
+            noise = TorchNoise(seed)
+        else:
+            eps = SampleNoise(seed, first, draw=_FROM_DATA)(x0, level, level)
+            noise = SampleNoise(seed, first, draw=_FROM_DATA + 1)
+        x = level.alpha * x0 + level.sigma * eps
+        return self.run(model.given(**condition), x, noise=noise, progress=progress)
+
+    def _check_parts(
+        self,
+        seed: int | torch.Generator,
+        first: int,
+        rows: Sequence[int] | None,
+        chunked: bool,
+    ) -> None:
+        """Refuse parts of a batch where the draws or the solver know only the whole of it."""
+        part = "first" if first else "rows" if rows is not None else ""
+        if part and isinstance(seed, torch.Generator):
+            raise ValueError(
+                f"{part} needs an integer seed: the draws of a torch.Generator have no index, so "
+                "they cannot be those of other samples; give seed=0 or another integer"
+            )
+        part = part or ("chunk" if chunked else "")
+        if part and self.solver.population:
+            raise ValueError(
+                f"{type(self.solver).__name__} acts on the whole batch, so {part} would change its "
+                "answer: sample the whole batch at once"
+            )
+
+    def _start(self, model: ScoreModel) -> tuple[Level, float]:
+        """The first level of the grid and the prior's standard deviation there."""
+        level = self.levels(model.sde)[0]
+        std = model.sde.prior_std(level.t)
+        if self.solver.direction != "fixed" and math.log(0.1) < level.lam < math.inf:
+            warnings.warn(
+                f"sampling starts at t = {level.t:g}, where the signal-to-noise ratio is still "
+                f"{math.exp(2 * level.lam):.2g}: N(0, {std:g}^2) is not the law of the data there. "
+                "Start later, or noise your own data with from_data",
+                stacklevel=4,
+            )
+        return level, std
 
     def with_steps(self, n: int) -> Sampler:
         """This sampler on a grid of n steps.
@@ -203,3 +312,48 @@ class Sampler:
             f"{type(grid).__name__} has no count of steps to change; use a grid such as "
             "UniformTime(n), Karras(n) or Strided(n)"
         )
+
+
+def _check_rows(rows: Sequence[int] | None, batch: int) -> Sequence[int]:
+    if rows is None:
+        return range(batch)
+    wanted = [check_count("a row", row, 0) for row in rows]
+    if wanted and max(wanted) >= batch:
+        raise ValueError(f"rows must lie in [0, {batch}), got {max(wanted)}")
+    return wanted
+
+
+def _bound(
+    model: ScoreModel, condition: dict[str, Any], batch: int, rows: Sequence[int]
+) -> ScoreModel:
+    """The model with its condition bound for some rows of a batch."""
+    if isinstance(rows, range):
+        if len(rows) == batch:
+            return model.given(**condition)
+        part: slice | Tensor = slice(rows.start, rows.stop)
+    else:
+        part = torch.tensor(list(rows), dtype=torch.long)
+    return model.rows(part, batch).given(**rows_of(condition, part, batch))
+
+
+def _source(seed: int, first: int, rows: Sequence[int], draw: int) -> SampleNoise:
+    """The noise of some rows of the batch that begins with sample `first`."""
+    if isinstance(rows, range):
+        return SampleNoise(seed, first + rows.start, draw)
+    return SampleNoise(seed, first, draw, indices=rows)
+
+
+def _bad_rows(x: Tensor) -> list[int]:
+    """Indices of the samples that are not finite."""
+    return (~torch.isfinite(x.reshape(len(x), -1)).all(1)).nonzero().flatten().tolist()
+
+
+class _DrawnAgainError(Exception):
+    """A run that is repeated needs a draw that its source cannot give again."""
+
+
+class _Unrepeatable:
+    """Stands for a source that cannot rewind: a run that needs no draw can still be repeated."""
+
+    def __call__(self, like: Tensor, t: Level, s: Level) -> Tensor:
+        raise _DrawnAgainError

@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torchdiffeq import odeint
 
 from .._checks import check_count, check_number
 from ..models import ScoreModel
@@ -125,6 +124,8 @@ class Dopri5(Solver):
     def step(
         self, model: ScoreModel, x: Tensor, t: Level, s: Level, state: Any, noise: Noise
     ) -> tuple[Tensor, Any]:
+        from torchdiffeq import odeint  # imports scipy, which is slow
+
         sde = model.sde
         leap = s.t < sde.t_min * (1 - 1e-9)
         stop = sde.t_min if leap else s.t

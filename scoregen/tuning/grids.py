@@ -8,7 +8,6 @@ from functools import lru_cache
 
 import numpy as np
 import torch
-from scipy.optimize import least_squares
 from torch import Tensor
 
 from .._checks import check_count, check_number, check_state
@@ -78,6 +77,8 @@ class OptimalGaussian:
 def _optimal(grid: OptimalGaussian, sde: SDE) -> tuple[float, ...]:
     start = sde.t_max if grid.start is None else grid.start
     leap = grid.stop == 0
+    from scipy.optimize import least_squares  # slow to import
+
     lowest = grid.stop if not leap else sde.t_min if sde.t_min > 0 else 1e-3 * sde.t_max
     first, last = sde.level(start).lam, sde.level(lowest).lam
     if not math.isfinite(first):

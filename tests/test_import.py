@@ -1,0 +1,29 @@
+"""Importing the library: little more than importing torch."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+MEASURE = """
+import sys, time
+start = time.process_time()
+import torch
+middle = time.process_time()
+import scoregen
+end = time.process_time()
+lazy = {"scipy", "torchdiffeq", "matplotlib", "sklearn", "PIL", "accelerate", "diffusers"}
+print((end - start) / (middle - start), *sorted(lazy & set(sys.modules)))
+"""
+
+
+def test_the_import_waits_for_nothing_it_may_not_need() -> None:
+    """The library adds a fifth or less; the bound leaves room for a busy machine."""
+    done = subprocess.run(
+        [sys.executable, "-c", MEASURE], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    ratio, *eager = done.stdout.split()
+    assert eager == []
+    assert float(ratio) < 1.6

@@ -95,7 +95,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     model, data = network(args.seed, args.dropout), digits("train")
-    average = model
+    average: ScoreNetwork = model
     for step in fit(
         model,
         data,
@@ -108,7 +108,8 @@ def main() -> None:
         ema_decay=0.9995,
         out=args.out,
     ):
-        average = step.ema
+        if step.step == args.steps:
+            average = step.ema
     figures = measure(average)
     for name, value in figures.items():
         print(f"{name}: {value}")

@@ -523,7 +523,7 @@ def test_the_average_of_bfloat16_weights_is_kept_in_float32() -> None:
     with torch.no_grad():
         net.weight.fill_(1.0)
         ema.update_parameters(net)
-        ema.count = 20_000  # past the warm-up of the decay
+        ema.n_averaged.fill_(20_000)  # past the warm-up of the decay
         net.weight.fill_(1.5)
         for _ in range(1000):
             ema.update_parameters(net)

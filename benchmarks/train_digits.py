@@ -28,8 +28,9 @@ from scoregen import (
     digits,
 )
 from scoregen.metrics import digits_classifier
+from scoregen.models import ScoreModel
 from scoregen.objectives import DenoisingScoreMatching, Stratified, Unit
-from scoregen.training import fit, save
+from scoregen.training import fit, load, save
 
 BUNDLED = Path(scoregen.data.__file__).with_name("digits_v")
 OBJECTIVE = DenoisingScoreMatching(law=Stratified(), weight=Unit(V()))
@@ -43,7 +44,7 @@ def network(seed: int, dropout: float) -> ScoreNetwork:
 
 
 @torch.no_grad()
-def loss(model: ScoreNetwork, split: str) -> float:
+def loss(model: ScoreModel, split: str) -> float:
     """Mean v-loss per pixel on a split, at the same times and noise whatever the weights."""
     data, repeats = digits(split), 20
     generator = torch.Generator().manual_seed(0)
@@ -59,7 +60,7 @@ def nearest(x: Tensor, y: Tensor) -> Tensor:
     return torch.cdist(x.flatten(1), y.flatten(1)).amin(1)
 
 
-def measure(model: ScoreNetwork, samples: int = 1000) -> dict[str, float]:
+def measure(model: ScoreModel, samples: int = 1000) -> dict[str, float]:
     """What the card says of the network."""
     label = torch.arange(samples) % 10
     sampler = Sampler(DPMSolverPP(), UniformLam(20))
@@ -95,8 +96,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     model, data = network(args.seed, args.dropout), digits("train")
-    average = model
-    for step in fit(
+    for _ in fit(
         model,
         data,
         OBJECTIVE,
@@ -108,7 +108,8 @@ def main() -> None:
         ema_decay=0.9995,
         out=args.out,
     ):
-        average = step.ema
+        pass
+    average = load(args.out / "model")
     figures = measure(average)
     for name, value in figures.items():
         print(f"{name}: {value}")

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 import scoregen as sg
-from scoregen.cli import main, specs
+from scoregen.cli import COMMANDS, main, specs
 
 
 @pytest.mark.parametrize(
@@ -56,7 +61,7 @@ def test_nothing_is_executed(text) -> None:
 
 
 def test_unknown_names_list_the_known_ones() -> None:
-    with pytest.raises(ValueError, match=r"did you mean DDIM\?.*Ancestral"):
+    with pytest.raises(ValueError, match=r"did you mean DDIM\? Known: .*Ancestral.*VelocityAB\.$"):
         specs.parse("DDIMM", "solver")
 
 
@@ -109,6 +114,61 @@ def test_train_writes_a_checkpoint_that_samples(tmp_path, capsys) -> None:
     assert np.load(tmp_path / "s" / "samples.npy").shape == (64, 2)
 
 
+def test_one_image_can_be_overfitted(tmp_path) -> None:
+    from PIL import Image
+
+    (tmp_path / "one").mkdir()
+    Image.fromarray(np.zeros((8, 8, 4), np.uint8)).save(tmp_path / "one" / "a.png")
+    command = ["train", "--source", str(tmp_path / "one"), "--out", str(tmp_path / "m")]
+    assert main([*command, "--mode", "L", "--steps", "1", "--network", "UNet(width=8)"]) == 0
+    assert sg.training.card(tmp_path / "m" / "model")["event"] == [1, 8, 8]
+
+
+def test_samples_of_standardised_data_are_in_the_datas_units(tmp_path) -> None:
+    x = torch.randn(200, 2, generator=torch.Generator().manual_seed(0))
+    np.save(tmp_path / "far.npy", (x * torch.tensor([3.0, 0.5]) + torch.tensor([900.0, -40.0])))
+    command = ["train", "--source", str(tmp_path / "far.npy"), "--out", str(tmp_path / "m")]
+    network = ["--network", "MLP(hidden=8, depth=1)", "--steps", "3", "--batch", "32"]
+    assert main([*command, *network, "--standardise"]) == 0
+    units = sg.training.card(tmp_path / "m" / "model")["units"]
+    assert units["mean"] == pytest.approx([900.0, -40.0], abs=1.0)
+    assert units["std"] == pytest.approx([3.0, 0.5], rel=0.2)
+    sample = ["sample", "--checkpoint", str(tmp_path / "m" / "model"), "--count", "32"]
+    grid = ["--sampler", "DDIM@UniformLam(4)"]
+    assert main([*sample, *grid, "--out", str(tmp_path / "s")]) == 0
+    got = np.load(tmp_path / "s" / "samples.npy")
+    model = sg.training.load(tmp_path / "m" / "model")
+    plain = sg.Sampler(sg.DDIM(), sg.UniformLam(4)).sample(model, (32, 2), seed=0).numpy()
+    want = plain * np.array(units["std"]) + np.array(units["mean"])
+    np.testing.assert_allclose(got, want, rtol=1e-5)
+
+
+@pytest.mark.slow
+def test_nothing_is_redrawn_into_a_pipe(tmp_path) -> None:
+    root = Path(__file__).resolve().parents[1]
+    train = ["train", "--source", "moons", "--steps", "30", "--network", "MLP(hidden=8)"]
+    done = subprocess.run(
+        [sys.executable, "-m", "scoregen", *train, "--out", str(tmp_path / "m")],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=root,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert "\r" not in done.stderr + done.stdout
+    assert "loss" in done.stdout
+
+
+def test_only_what_can_go_on_promises_to(tmp_path, monkeypatch, capsys) -> None:
+    def interrupted(*arguments: object, **named: object) -> None:
+        raise KeyboardInterrupt
+
+    for name, said in (("sample", "nothing was kept"), ("train", "goes on from here")):
+        monkeypatch.setitem(COMMANDS, name, lambda: interrupted())
+        assert main([name]) == 130
+        assert said in capsys.readouterr().err
+
+
 def test_info_prints_the_card(capsys) -> None:
     assert main(["info"]) == 0
     text = capsys.readouterr().out
@@ -124,12 +184,24 @@ def test_info_prints_the_card(capsys) -> None:
         (["sample", "--guidance", "2.0"], "needs a --label"),
         (["sample", "--label", "11"], "label"),
         (["train", "--out", "x", "--source", "nowhere.npy"], "no data at"),
+        (["train", "--out", "x", "--source", "mons"], "did you mean moons"),
+        (["train", "--out", "/dev/null/x", "--source", "moons"], "cannot be written to"),
+        (["train", "--out", "x", "--device", "cuda:77"], "there are: cpu"),
+        (["train", "--out", "x", "--network", "MPL()"], "did you mean MLP"),
+        (["sample", "--count", "0"], "--count must be at least 1"),
+        (["sample", "--out", "/dev/null/x"], "cannot be written to"),
+        (["sample", "--device", "tpu9"], "--device tpu9 cannot be used here"),
+        (["sample", "--sampler", "ProbabilityFlow(HEUNN)@Karras(5)"], "did you mean HEUN"),
+        (["compare", "--out", "/dev/null/x"], "cannot be written to"),
         (["compare", "--sampler", "DDIM@Karras(5)", "DDIM@Karras(6)"], "one name"),
     ],
 )
 def test_bad_input_is_one_clear_line(command, message, capsys) -> None:
     assert main(command) == 2
-    assert message in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.startswith("scoregen: ")
+    assert error.count("\n") == 1
 
 
 def test_help_teaches(capsys) -> None:

@@ -1,9 +1,12 @@
 """Data: validation, the order of batches, levels, digits, targets, and files of every kind."""
 
 import gzip
+import io
 import itertools
+import os
 import pickle
 import struct
+import subprocess
 import sys
 from pathlib import Path
 
@@ -14,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-import scoregen.data as rooms
+import scoregen.data as targets
 from scoregen.data.dataset import Data, from_levels, to_levels
 from scoregen.data.digits import digits
 from scoregen.data.files import load
@@ -193,7 +196,7 @@ def test_batches_leave_the_global_generators_alone() -> None:
     data = Data(torch.arange(50.0))
     next(data.batches(7, 0))
     data.split(0.5, 0)
-    rooms.rings(5, 0)
+    targets.rings(5, 0)
     sixteen_modes().sample(5, 0)
     assert torch.equal(before, torch.get_rng_state())
     assert np.array_equal(before_numpy, np.random.get_state()[1])  # noqa: NPY002
@@ -208,6 +211,76 @@ def test_batches_refuse_at_once() -> None:
         data.batches(2, 0, -1)
     with pytest.raises(ValueError, match="seed and index"):
         data.batches(2, -1)
+
+
+def test_levels_are_kept_as_bytes_and_train_the_same_bits() -> None:
+    levels = torch.from_numpy(
+        np.random.default_rng(0).integers(0, 256, (50, 3, 4, 4), dtype=np.uint8)
+    )
+    label = torch.arange(50) % 4
+    small = Data(levels, label, bins=256)
+    large = Data(from_levels(levels, 256), label, (-1.0, 1.0), 256)
+    assert small.stored.dtype == torch.uint8
+    assert torch.equal(small.x, large.x)
+    assert (small.range, small.event, len(small)) == ((-1.0, 1.0), (3, 4, 4), 50)
+    for (x, y), (u, v), _ in zip(small.batches(7, 3), large.batches(7, 3), range(12), strict=False):
+        assert x.dtype == torch.float32
+        assert torch.equal(x, u)
+        assert torch.equal(y, v)
+    assert small.split(9, 0)[1].stored.dtype == torch.uint8
+    assert torch.equal(small.split(9, 0)[1].x, large.split(9, 0)[1].x)
+    assert small.mean_square() == pytest.approx(float(large.x.double().square().mean()), rel=1e-12)
+    with pytest.raises(ValueError, match=r"0 \.\. 16"):
+        Data(levels, bins=17)
+    with pytest.raises(ValueError, match="leave range"):
+        Data(levels, range=(0, 255), bins=256)
+
+
+def test_the_identity_of_data_is_their_content() -> None:
+    x, label = torch.arange(12.0).reshape(6, 2), torch.arange(6) % 2
+    other = x.clone()
+    other[3, 1] += 1e-6
+    every = [
+        Data(x),
+        Data(x, label),
+        Data(x, 1 - label),
+        Data(other),
+        Data(x.double()),
+        Data(x.reshape(6, 2, 1)),
+        Data(x[:5]),
+    ]
+    assert len({data.identity() for data in every}) == len(every)
+    assert Data(x.clone(), label.clone(), name="b").identity() == every[1].identity()
+    assert Data(x.t().contiguous().t(), label).identity() == every[1].identity()
+
+
+@pytest.mark.parametrize("shape", [(40,), (40, 3), (40, 3, 4, 4)])
+def test_standardised_data_have_unit_channels_and_come_back(shape: tuple[int, ...]) -> None:
+    x = 5e4 + 1.2e4 * torch.from_numpy(np.random.default_rng(0).standard_normal(shape))
+    data = Data(x, torch.arange(40) % 2, name="far", class_names=("a", "b"))
+    new = data.standardised()
+    channels = new.x.transpose(0, 1).flatten(1) if len(shape) > 1 else new.x[None]
+    torch.testing.assert_close(channels.mean(1), torch.zeros(len(channels)).double())
+    torch.testing.assert_close(channels.std(1, correction=0), torch.ones(len(channels)).double())
+    torch.testing.assert_close(new.unstandardised(new.x), x)
+    assert new.class_names == ("a", "b")
+    assert new.split(0.5, 0)[0].units == new.units
+    assert data.unstandardised(x) is x
+    with pytest.raises(ValueError, match=r"do not: \[1\]"):
+        Data(torch.tensor([[1.0, 2.0], [3.0, 2.0]])).standardised()
+
+
+def test_data_print_what_they_are_and_not_their_numbers() -> None:
+    assert repr(digits("test")) == (
+        "Data('digits/test': 297 samples of shape (1, 8, 8), float32, 17 levels on [-1, 1], "
+        "10 classes)"
+    )
+    assert repr(Data(torch.zeros(3, 2))) == "Data('data': 3 samples of shape (2,), float32)"
+
+
+def test_names_of_classes_cover_the_labels() -> None:
+    with pytest.raises(ValueError, match="class_names must name every label"):
+        Data(torch.zeros(3, 2), torch.tensor([0, 1, 2]), class_names=("a", "b"))
 
 
 # Digits
@@ -252,7 +325,7 @@ PLANE = ["rings", "moons", "checkerboard", "swiss_roll", "eight_gaussians"]
 
 @pytest.mark.parametrize("name", PLANE)
 def test_targets_are_functions_of_n_and_seed(name: str) -> None:
-    target = getattr(rooms, name)
+    target = getattr(targets, name)
     x = target(2000, 5)
     assert x.shape == (2000, 2)
     assert x.dtype == torch.float32
@@ -270,7 +343,7 @@ def test_targets_are_functions_of_n_and_seed(name: str) -> None:
 
 
 def test_rings_have_four_radii() -> None:
-    radius = rooms.rings(4000, 0).norm(dim=1)
+    radius = targets.rings(4000, 0).norm(dim=1)
     nearest = (radius / 0.4).round().clamp(1, 4)
     assert (radius - 0.4 * nearest).abs().max() < 0.04 * 6
     # Binomial(4000, 1/4): a standard deviation is 27.
@@ -278,7 +351,7 @@ def test_rings_have_four_radii() -> None:
 
 
 def test_checkerboard_fills_the_dark_squares_alone() -> None:
-    cell = ((rooms.checkerboard(4000, 0) + 1.6) / 0.8).floor().long()
+    cell = ((targets.checkerboard(4000, 0) + 1.6) / 0.8).floor().long()
     assert cell.min() == 0
     assert cell.max() == 3
     assert (cell.sum(1) % 2 == 0).all()
@@ -289,7 +362,7 @@ def test_checkerboard_fills_the_dark_squares_alone() -> None:
 
 
 def test_moons_lie_on_two_half_circles() -> None:
-    x = rooms.moons(4000, 0).double()
+    x = targets.moons(4000, 0).double()
     upper = x + torch.tensor([0.5, 0.25])
     lower = -x + torch.tensor([0.5, 0.25])
     off = torch.minimum((upper.norm(dim=1) - 1).abs(), (lower.norm(dim=1) - 1).abs())
@@ -297,7 +370,7 @@ def test_moons_lie_on_two_half_circles() -> None:
 
 
 def test_swiss_roll_turns_one_and_a_half_times() -> None:
-    x = rooms.swiss_roll(4000, 0)
+    x = targets.swiss_roll(4000, 0)
     radius = x.norm(dim=1)
     assert radius.min() > 1.5 * np.pi / 9 - 0.2
     assert radius.max() < 4.5 * np.pi / 9 + 0.2
@@ -308,10 +381,10 @@ def test_swiss_roll_turns_one_and_a_half_times() -> None:
 
 @pytest.mark.parametrize(
     "modes",
-    [rooms.eight_gaussians_modes(), rooms.grid_modes(3, 0.8, 0.05), sixteen_modes()],
+    [targets.eight_gaussians_modes(), targets.grid_modes(3, 0.8, 0.05), sixteen_modes()],
     ids=["eight", "grid", "sixteen"],
 )
-def test_modes_are_a_mixture_and_sampled_as_one(modes: rooms.Modes) -> None:
+def test_modes_are_a_mixture_and_sampled_as_one(modes: targets.Modes) -> None:
     k = len(modes.weights)
     assert modes.means.shape == (k, 2)
     assert modes.covariances.shape == (k, 2, 2)
@@ -359,12 +432,12 @@ def test_sixteen_modes_never_change() -> None:
 
 
 def test_grid_modes_are_a_grid() -> None:
-    modes = rooms.grid_modes(3, 0.5, 0.1)
+    modes = targets.grid_modes(3, 0.5, 0.1)
     assert sorted(modes.means.tolist()) == [[a, b] for a in (-0.5, 0, 0.5) for b in (-0.5, 0, 0.5)]
     torch.testing.assert_close(modes.covariances[4], 0.01 * torch.eye(2, dtype=torch.float64))
     for bad in ((0, 1.0, 1.0), (3, 0.0, 1.0), (3, 1.0, -1.0)):
         with pytest.raises(ValueError, match="must be positive"):
-            rooms.grid_modes(*bad)
+            targets.grid_modes(*bad)
 
 
 # Files
@@ -485,6 +558,9 @@ def test_a_folder_of_images_by_class(tmp_path: Path, height: int) -> None:
     assert torch.equal(to_levels(data.x, 256), torch.from_numpy(images).permute(0, 3, 1, 2).long())
     assert data.label.tolist() == [0, 0, 1]
     assert data.bins == 256
+    assert data.class_names == ("cat", "dog")
+    assert data.stored.dtype == torch.uint8
+    assert data.split(1, 0)[0].class_names == ("cat", "dog")
 
 
 def test_a_flat_folder_of_grey_images(tmp_path: Path) -> None:
@@ -528,6 +604,134 @@ def test_folders_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setitem(sys.modules, "PIL", None)
     with pytest.raises(ImportError, match=r"pip install 'scoregen\[data\]'"):
         load(tmp_path / "size")
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_images_are_turned_upright(orientation: int, tmp_path: Path) -> None:
+    """Every EXIF orientation, against its definition: what is the first row, what the first column.
+
+    1 top left, 2 top right, 3 bottom right, 4 bottom left, 5 left top, 6 right top,
+    7 right bottom, 8 left bottom.
+    """
+    from PIL import Image
+
+    stored = np.random.default_rng(0).integers(0, 256, (6, 4), dtype=np.uint8)
+    upright = {
+        1: stored,
+        2: stored[:, ::-1],
+        3: stored[::-1, ::-1],
+        4: stored[::-1],
+        5: stored.T,
+        6: stored[::-1].T,
+        7: stored[::-1, ::-1].T,
+        8: stored[:, ::-1].T,
+    }[orientation]
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(stored).save(tmp_path / "a.png", exif=exif)
+    assert np.array_equal(load(tmp_path).stored[0, 0].numpy(), upright)
+
+
+def test_images_of_other_modes_are_converted_as_said(tmp_path: Path) -> None:
+    from PIL import Image
+
+    clear = np.zeros((2, 2, 4), np.uint8)
+    clear[0, 0] = (200, 100, 0, 255)
+    clear[0, 1] = (200, 100, 0, 0)
+    clear[1, 0] = (0, 0, 0, 51)
+    (tmp_path / "clear").mkdir()
+    Image.fromarray(clear).save(tmp_path / "clear" / "a.png")
+    over = load(tmp_path / "clear", mode="RGB").stored[0].permute(1, 2, 0)
+    # alpha c + (1 - alpha) 255
+    assert over[0].tolist() == [[200, 100, 0], [255, 255, 255]]
+    assert over[1].tolist() == [[204, 204, 204], [255, 255, 255]]
+    kept = load(tmp_path / "clear", mode="RGBA").stored[0].permute(1, 2, 0)
+    assert np.array_equal(kept.numpy(), clear)
+    deep = np.array([[0, 128, 129], [65534, 65535, 32896]], np.uint16)
+    (tmp_path / "deep").mkdir()
+    Image.fromarray(deep).save(tmp_path / "deep" / "a.png")
+    with pytest.raises(ValueError, match=r"of mode I;16; say what.*mode="):
+        load(tmp_path / "deep")
+    data = load(tmp_path / "deep", mode="I;16")
+    assert data.bins == 65536
+    assert torch.equal(to_levels(data.x[0, 0], 65536), torch.from_numpy(deep.astype(np.int64)))
+    grey = load(tmp_path / "deep", mode="L").stored[0, 0]
+    assert grey.tolist() == np.round(deep.astype(float) * 255 / 65535).astype(int).tolist()
+    (tmp_path / "palette").mkdir()
+    Image.fromarray(clear[..., :3]).quantize(4).save(tmp_path / "palette" / "a.png")
+    assert load(tmp_path / "palette", mode="RGB").event == (3, 2, 2)
+    with pytest.raises(ValueError, match="mode must be one of L, RGB, RGBA, I;16"):
+        load(tmp_path / "palette", mode="CMYK")
+    with pytest.raises(ValueError, match="for folders of images"):
+        load(write(tmp_path / "a.npy", GREY), mode="L")
+
+
+def test_bombs_pipes_and_damaged_pictures_are_refused(tmp_path: Path) -> None:
+    bomb = np.zeros((1 << 22,), np.uint8)
+    np.savez_compressed(tmp_path / "a.npz", x=bomb)
+    (tmp_path / "a-ubyte.gz").write_bytes(gzip.compress(idx(bomb)))
+    torch.save(torch.zeros(1).expand(1 << 22), tmp_path / "a.pt")
+    for name in ("a.npz", "a-ubyte.gz", "a.pt"):
+        assert (tmp_path / name).stat().st_size < 20_000
+        with pytest.raises(ValueError, match=r"unpacks to .*largest=100,000"):
+            load(tmp_path / name, largest=100_000)
+        assert len(load(tmp_path / name, bins=256 if name != "a.pt" else None)) == 1 << 22
+    header = b"\0\0\x08\x02" + struct.pack(">2I", 1 << 31, 1 << 31)
+    (tmp_path / "b-ubyte").write_bytes(header)
+    with pytest.raises(ValueError, match="unpacks to"):
+        load(tmp_path / "b-ubyte")
+    announced = io.BytesIO()
+    np.lib.format.write_array_header_1_0(
+        announced, {"descr": "<f8", "fortran_order": False, "shape": (1 << 40,)}
+    )
+    (tmp_path / "b.npy").write_bytes(announced.getvalue())
+    with pytest.raises(ValueError, match="truncated"):
+        load(tmp_path / "b.npy")
+    if hasattr(os, "mkfifo"):
+        os.mkfifo(tmp_path / "c.npy")
+        with pytest.raises(ValueError, match="neither a file nor a folder"):
+            load(tmp_path / "c.npy")
+        (tmp_path / "pipes").mkdir()
+        os.mkfifo(tmp_path / "pipes" / "c.png")
+        with pytest.raises(ValueError, match="no file but a pipe"):
+            load(tmp_path / "pipes")
+    tags = [(256, 4, 200000), (257, 4, 200000), (258, 3, 8), (259, 3, 1), (262, 3, 1)]
+    tags += [(273, 4, 200), (277, 3, 1), (278, 4, 200000), (279, 4, 16)]
+    body = b"II*\0" + struct.pack("<IH", 8, len(tags))
+    body += b"".join(struct.pack("<HHII", tag, kind, 1, value) for tag, kind, value in tags)
+    (tmp_path / "tiff").mkdir()
+    (tmp_path / "tiff" / "a.tiff").write_bytes(body + b"\0" * 200)
+    with pytest.raises(ValueError, match=r"a\.tiff is truncated or not an image"):
+        load(tmp_path / "tiff")
+
+
+def test_floats_with_channels_last_are_noticed(tmp_path: Path) -> None:
+    values = np.random.default_rng(0).standard_normal((2, 6, 5, 3))
+    with pytest.warns(UserWarning, match=r"channels last, store them as \(N, C, H, W\)"):
+        assert load(write(tmp_path / "a.npy", values)).event == (6, 5, 3)
+
+
+MEMORY = """
+import sys, resource
+import scoregen as sg
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+before = peak()
+data = sg.data.load(sys.argv[1])
+next(data.batches(64, 0))
+print(peak() - before)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss in kilobytes")
+def test_loading_bytes_needs_little_more_than_their_file(tmp_path: Path) -> None:
+    path = tmp_path / "a.npy"
+    np.save(path, np.random.default_rng(0).integers(0, 256, (10_000, 3, 32, 32), dtype=np.uint8))
+    root = Path(__file__).resolve().parents[1]
+    command = [sys.executable, "-c", MEMORY, str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=root)
+    assert int(done.stdout) < 2.5 * path.stat().st_size
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -9,6 +9,7 @@ import torch
 from scipy import stats
 from torch import Tensor, nn
 
+import scoregen
 from scoregen import (
     EDM,
     EDMSDE,
@@ -468,3 +469,32 @@ def test_bad_data_and_processes_are_refused() -> None:
     static = Linear(StaticSDE(), EYE, MEAN)
     with pytest.raises(ValueError, match="no noise"):
         DenoisingScoreMatching()(static, torch.zeros(2, 3).double(), generator=generator())
+
+
+def test_no_float64_is_made_on_the_datas_device() -> None:
+    """Not every device has float64; `meta` stands in for one."""
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    class NoFloat64(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            out = func(*args, **(kwargs or {}))
+            for made in out if isinstance(out, tuple | list) else [out]:
+                if isinstance(made, torch.Tensor) and made.device.type == "meta":
+                    assert made.dtype != torch.float64, func
+            return out
+
+    with torch.random.fork_rng(devices=[]):
+        model = scoregen.ScoreNetwork(scoregen.MLP(hidden=8), scoregen.VPSDE(), scoregen.V())
+    x0 = torch.empty(4, 2, device="meta")
+    with NoFloat64():
+        loss = DenoisingScoreMatching()(model.to("meta"), x0, generator=torch.Generator())
+    assert loss.device.type == "meta"
+    assert loss.dtype == torch.float32
+
+
+@pytest.mark.parametrize("shape", [(3,), (4, 2)])
+def test_times_are_one_per_sample(shape: tuple[int, ...]) -> None:
+    model = scoregen.Gaussian(scoregen.VPSDE(), torch.zeros(2), 1.0)
+    x0 = torch.zeros(4, 2)
+    with pytest.raises(ValueError, match=r"one per sample \(4\)"):
+        DenoisingScoreMatching().at(model, x0, torch.full(shape, 0.5), x0)

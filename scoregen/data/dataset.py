@@ -11,6 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .levels import check_bins, check_levels, on_range
+from .levels import from_levels as from_levels
+from .levels import to_levels as to_levels
+
 
 def stream(seed: int, index: int = 0) -> np.random.Generator:
     """A NumPy generator that is a pure function of two integers.
@@ -32,80 +36,6 @@ def stream(seed: int, index: int = 0) -> np.random.Generator:
     if not 0 <= seed < 2**64 or not 0 <= index < 2**64:
         raise ValueError(f"seed and index must lie in 0 .. 2^64 - 1, got {seed} and {index}")
     return np.random.Generator(np.random.Philox(key=np.array([seed, index], dtype=np.uint64)))
-
-
-def from_levels(levels: Tensor, bins: int) -> Tensor:
-    """Puts whole-number levels 0 .. bins - 1 on [-1, 1].
-
-        x = 2 levels / (bins - 1) - 1
-
-    Args:
-        levels: Integer tensor of any shape with values in 0 .. bins - 1.
-        bins: Number of levels: 256 for 8-bit images.
-
-    Returns:
-        float32 tensor of the same shape; 0 gives -1 and bins - 1 gives 1 exactly.
-
-    Raises:
-        TypeError: If `levels` is not an integer tensor.
-        ValueError: If `bins` is below 2, or a level lies outside.
-
-    Example:
-        >>> from_levels(torch.tensor([0, 51, 255]), bins=256)
-        tensor([-1.0000, -0.6000,  1.0000])
-    """
-    _check_levels(levels, bins)
-    return _on_range(levels, bins)
-
-
-def _check_levels(levels: Tensor, bins: int) -> None:
-    _check_bins(bins)
-    if levels.dtype.is_floating_point or levels.dtype.is_complex or levels.dtype == torch.bool:
-        raise TypeError(f"levels must be an integer tensor, got {levels.dtype}")
-    if levels.numel() and (levels.dtype != torch.uint8 or bins < 256):
-        low, high = int(levels.min()), int(levels.max())
-        if low < 0 or high >= bins:
-            raise ValueError(f"levels must lie in 0 .. {bins - 1}, got {low} .. {high}")
-
-
-def _on_range(levels: Tensor, bins: int) -> Tensor:
-    # In this order the two ends come out as -1 and 1 exactly.
-    return levels.to(torch.float32).mul_(2).div_(bins - 1).sub_(1)
-
-
-def to_levels(x: Tensor, bins: int) -> Tensor:
-    """The nearest of `bins` levels on [-1, 1]; the exact inverse of `from_levels`.
-
-        level = floor((x + 1) (bins - 1) / 2 + 1/2), at least 0 and at most bins - 1
-
-    A value outside [-1, 1], as a sampler may give, has an end level as its nearest.
-
-    Args:
-        x: Floating tensor of any shape.
-        bins: Number of levels.
-
-    Returns:
-        int64 tensor of the same shape (int64, because uint8 indexes as a mask).
-
-    Raises:
-        TypeError: If `x` is not floating.
-        ValueError: If `bins` is below 2, or `x` is not finite.
-
-    Example:
-        >>> to_levels(torch.tensor([-1.0, -0.6001, 1.3]), bins=256)
-        tensor([  0,  51, 255])
-    """
-    _check_bins(bins)
-    if not x.dtype.is_floating_point:
-        raise TypeError(f"x must be a floating tensor on [-1, 1], got {x.dtype}")
-    if not bool(x.isfinite().all()):
-        raise ValueError("x must be finite to have a nearest level, got NaN or infinity")
-    return (x.double().add_(1).mul_((bins - 1) / 2) + 0.5).floor_().clamp_(0, bins - 1).long()
-
-
-def _check_bins(bins: int) -> None:
-    if bins < 2:
-        raise ValueError(f"bins must be at least 2, got {bins}")
 
 
 class Units(NamedTuple):
@@ -188,7 +118,7 @@ class Data:
         if whole and bins is not None:
             if range not in (None, (-1, 1)):
                 raise ValueError(f"levels are put on [-1, 1]; leave range={range} out")
-            _check_levels(x, bins)
+            check_levels(x, bins)
             _check_size(x)
             range = (-1.0, 1.0)
         else:
@@ -200,7 +130,7 @@ class Data:
         if not whole and range is not None:
             _check_range(x, *range)
         if not whole and bins is not None:
-            _check_bins(bins)
+            check_bins(bins)
             if range is None:
                 raise ValueError(f"bins={bins} needs the range over which they are spaced")
             _check_on_levels(x, *range, bins)
@@ -228,7 +158,7 @@ class Data:
     def _floating(self, stored: Tensor) -> Tensor:
         if self.bins is None or _is_float(stored):
             return stored
-        return _on_range(stored, self.bins)
+        return on_range(stored, self.bins)
 
     def __len__(self) -> int:
         return len(self.stored)

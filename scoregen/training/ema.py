@@ -60,7 +60,8 @@ class EMA(nn.Module):
     def __init__(self, model: nn.Module, decay: float = 0.999):
         super().__init__()
         self.decay = check_number("decay", decay, 0.0, 1.0, open_high=True)
-        self.count = 0
+        self.register_buffer("n_averaged", torch.tensor(0))
+        self.n_averaged: Tensor
         self.module = deepcopy(model).requires_grad_(False)
         narrow = [p for p in self.module.parameters() if _narrow(p)]
         self.narrow = len(narrow)
@@ -96,17 +97,17 @@ class EMA(nn.Module):
         """
         known = self._lists is not None and self._lists[0] is model
         _, averages, current, copied = self._lists if known and self._lists else self._gather(model)
-        rate = 1 - ema_decay(self.count, self.decay) if self.count else 1.0
+        count = self.count
         if averages:
             pairs = zip(averages, current, strict=True)
             wide = [w if w.dtype == e.dtype else w.to(e.dtype) for e, w in pairs]
-            if self.count:
-                torch._foreach_lerp_(averages, wide, rate)
+            if count:
+                torch._foreach_lerp_(averages, wide, 1 - ema_decay(count, self.decay))
             else:
                 torch._foreach_copy_(averages, wide)
         for e, w in copied:
             e.copy_(w)
-        self.count += 1
+        self.n_averaged += 1
         if self.narrow:
             narrow: list[Tensor] = [p for p in self.module.parameters() if _narrow(p)]
             torch._foreach_copy_(narrow, self._wide())
@@ -124,13 +125,10 @@ class EMA(nn.Module):
         super().train(False)
         return self
 
-    def get_extra_state(self) -> Tensor:
-        """The number of updates, which the next decay depends on."""
-        return torch.tensor(self.count)
-
-    def set_extra_state(self, state: Tensor) -> None:
-        """Continue after that many updates."""
-        self.count = int(state)
+    @property
+    def count(self) -> int:
+        """Updates so far, which the next decay depends on."""
+        return int(self.n_averaged)
 
     def _apply(self, *arguments: Any, **named: Any) -> EMA:
         self._lists = None  # moving a module replaces its buffers

@@ -241,8 +241,15 @@ def _standard(kind: type) -> bool:
 
 def _installed(thing: types.FunctionType | type) -> bool:
     """Whether a class or function comes with a package, whose version stands for its code."""
+    if isinstance(thing, types.FunctionType):
+        name = thing.__code__.co_filename
+        return name.startswith("<frozen") or _within_package(name)
     module = sys.modules.get(thing.__module__ or "")
     if module is None or thing.__module__ == "__main__":
         return False
     file = getattr(module, "__file__", None)
-    return file is None or any(str(Path(file).resolve()).startswith(p) for p in _INSTALLED)
+    return file is None or _within_package(file)
+
+
+def _within_package(file: str) -> bool:
+    return any(str(Path(file).resolve()).startswith(place) for place in _INSTALLED)

@@ -1,0 +1,80 @@
+"""Whole-number levels, such as those of 8-bit images, on [-1, 1] and back."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def from_levels(levels: Tensor, bins: int) -> Tensor:
+    """Puts whole-number levels 0 .. bins - 1 on [-1, 1].
+
+        x = 2 levels / (bins - 1) - 1
+
+    Args:
+        levels: Integer tensor of any shape with values in 0 .. bins - 1.
+        bins: Number of levels: 256 for 8-bit images.
+
+    Returns:
+        float32 tensor of the same shape; 0 gives -1 and bins - 1 gives 1 exactly.
+
+    Raises:
+        TypeError: If `levels` is not an integer tensor.
+        ValueError: If `bins` is below 2, or a level lies outside.
+
+    Example:
+        >>> from_levels(torch.tensor([0, 51, 255]), bins=256)
+        tensor([-1.0000, -0.6000,  1.0000])
+    """
+    check_levels(levels, bins)
+    return on_range(levels, bins)
+
+
+def check_levels(levels: Tensor, bins: int) -> None:
+    check_bins(bins)
+    if levels.dtype.is_floating_point or levels.dtype.is_complex or levels.dtype == torch.bool:
+        raise TypeError(f"levels must be an integer tensor, got {levels.dtype}")
+    if levels.numel() and (levels.dtype != torch.uint8 or bins < 256):
+        low, high = int(levels.min()), int(levels.max())
+        if low < 0 or high >= bins:
+            raise ValueError(f"levels must lie in 0 .. {bins - 1}, got {low} .. {high}")
+
+
+def on_range(levels: Tensor, bins: int) -> Tensor:
+    # In this order the two ends come out as -1 and 1 exactly.
+    return levels.to(torch.float32).mul_(2).div_(bins - 1).sub_(1)
+
+
+def to_levels(x: Tensor, bins: int) -> Tensor:
+    """The nearest of `bins` levels on [-1, 1]; the exact inverse of `from_levels`.
+
+        level = floor((x + 1) (bins - 1) / 2 + 1/2), at least 0 and at most bins - 1
+
+    A value outside [-1, 1], as a sampler may give, has an end level as its nearest.
+
+    Args:
+        x: Floating tensor of any shape.
+        bins: Number of levels.
+
+    Returns:
+        int64 tensor of the same shape (int64, because uint8 indexes as a mask).
+
+    Raises:
+        TypeError: If `x` is not floating.
+        ValueError: If `bins` is below 2, or `x` is not finite.
+
+    Example:
+        >>> to_levels(torch.tensor([-1.0, -0.6001, 1.3]), bins=256)
+        tensor([  0,  51, 255])
+    """
+    check_bins(bins)
+    if not x.dtype.is_floating_point:
+        raise TypeError(f"x must be a floating tensor on [-1, 1], got {x.dtype}")
+    if not bool(x.isfinite().all()):
+        raise ValueError("x must be finite to have a nearest level, got NaN or infinity")
+    return (x.double().add_(1).mul_((bins - 1) / 2) + 0.5).floor_().clamp_(0, bins - 1).long()
+
+
+def check_bins(bins: int) -> None:
+    if bins < 2:
+        raise ValueError(f"bins must be at least 2, got {bins}")

@@ -39,6 +39,8 @@ FAMILIES = {
     "solver": Family(("solvers", "mcmc"), ("scoregen.sampling", "Solver")),
     "metric": Family(("metrics",), None),
     "objective": Family(("objectives",), None),
+    "model": Family(("models", "energies", "flowmaps"), ("scoregen.models", "ScoreModel")),
+    "span": Family(("flowmaps",), ("scoregen.flowmaps", "AngleSpan")),
 }
 
 

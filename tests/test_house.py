@@ -43,6 +43,7 @@ LAYERS = (
     "metrics/",
     "data/",
     "training/",
+    "flowmaps/",
     "tuning/",
     "comparison/",
     "interop/",

@@ -76,6 +76,8 @@ class Conditioning(nn.Module):
         classes: Number of classes K; 0 for a network without labels.
         min_period: The shortest period, in units of the clock.
         max_period: The longest period, in units of the clock.
+        second_clock: Whether a second clock, `span`, is embedded too and added; its last layer
+            starts at zero, so that a network trained without it predicts what it did.
 
     Raises:
         ValueError: If `classes` is negative, or the sinusoids refuse their arguments.
@@ -94,6 +96,7 @@ class Conditioning(nn.Module):
         classes: int = 0,
         min_period: float = 1.0,
         max_period: float = 10_000.0,
+        second_clock: bool = False,
     ) -> None:
         super().__init__()
         if classes < 0:
@@ -103,11 +106,21 @@ class Conditioning(nn.Module):
         self.inner = nn.Linear(features, width)
         self.outer = nn.Linear(width, width)
         self.table = nn.Embedding(classes + 1, width) if classes else None
+        self.span = _Span(features, width) if second_clock else None
 
-    def forward(self, clock: Tensor, label: Tensor | None = None) -> Tensor:
+    def forward(
+        self, clock: Tensor, label: Tensor | None = None, span: Tensor | None = None
+    ) -> Tensor:
         """Returns the (B, width) vectors; a label of None means the null class throughout."""
         h = self.sinusoids(clock).to(self.inner.weight.dtype)
         h = self.outer(nn.functional.silu(self.inner(h)))
+        if self.span is not None and span is not None:
+            h = h + self.span(span)
+        elif self.span is not None or span is not None:
+            raise ValueError(
+                "a network built with second_clock=True takes span of shape (batch,), and one "
+                "without takes none; a flow map needs the first kind, a score network the second"
+            )
         if self.table is None:
             if label is not None:
                 raise TypeError(NO_CLASSES)
@@ -121,6 +134,23 @@ class Conditioning(nn.Module):
         else:
             h = h + self.table(label)
         return nn.functional.silu(h)
+
+
+class _Span(nn.Module):
+    """The second clock, an angle in [0, pi / 2]: two layers, the last one zero at the start."""
+
+    def __init__(self, features: int, width: int) -> None:
+        super().__init__()
+        self.sinusoids = Sinusoids(features, min_period=0.25, max_period=8.0)
+        self.inner = nn.Linear(features, width)
+        self.outer = nn.Linear(width, width)
+        nn.init.zeros_(self.outer.weight)
+        nn.init.zeros_(self.outer.bias)
+
+    def forward(self, span: Tensor) -> Tensor:
+        h = self.sinusoids(span).to(self.inner.weight.dtype)
+        out: Tensor = self.outer(nn.functional.silu(self.inner(h)))
+        return out
 
 
 def check_clock(x: Tensor, clock: Tensor) -> None:

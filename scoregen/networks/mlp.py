@@ -42,6 +42,7 @@ class MLP(nn.Module):
         outputs: Multiplies the first axis of the output: 2 gives (2 event[0], *event[1:]).
         min_period: The shortest period of the clock's sinusoids.
         max_period: The longest period of the clock's sinusoids.
+        second_clock: Whether it takes a second clock `span`, as a flow map does.
 
     Attributes:
         config: The arguments above in JSON's types; `MLP(**net.config)` builds the same net.
@@ -67,6 +68,7 @@ class MLP(nn.Module):
         outputs: int = 1,
         min_period: float = 1.0,
         max_period: float = 10_000.0,
+        second_clock: bool = False,
     ) -> None:
         super().__init__()
         self.event = tuple(event)
@@ -86,23 +88,32 @@ class MLP(nn.Module):
             "outputs": outputs,
             "min_period": min_period,
             "max_period": max_period,
+            "second_clock": second_clock,
         }
         size = math.prod(self.event)
         self.output_event = (outputs * self.event[0], *self.event[1:]) if self.event else self.event
         self.condition = Conditioning(
-            hidden, hidden, classes=classes, min_period=min_period, max_period=max_period
+            hidden,
+            hidden,
+            classes=classes,
+            min_period=min_period,
+            max_period=max_period,
+            second_clock=second_clock,
         )
         self.inlet = nn.Linear(size, hidden)
         self.layers = nn.ModuleList(_Layer(hidden) for _ in range(depth))
         self.outlet = nn.Linear(hidden, outputs * size)
 
-    def forward(self, x: Tensor, clock: Tensor, label: Tensor | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, clock: Tensor, label: Tensor | None = None, span: Tensor | None = None
+    ) -> Tensor:
         """Evaluates the network, in the precision of its parameters.
 
         Args:
             x: Batch of shape (B, *event).
             clock: The time as the network reads it, shape (B,).
             label: Classes of shape (B,), int64 in 0 .. K; None means the null class.
+            span: The second clock, shape (B,), for a network built with one.
 
         Returns:
             Tensor of shape (B, *output_event) and the parameters' dtype.
@@ -117,7 +128,7 @@ class MLP(nn.Module):
                 f"got x of shape {tuple(x.shape)}"
             )
         check_clock(x, clock)
-        condition = self.condition(clock, label)
+        condition = self.condition(clock, label, span)
         flat = x.reshape(x.shape[0], self.inlet.in_features)
         h = self.inlet(flat.to(self.inlet.weight.dtype))
         for layer in self.layers:

@@ -111,6 +111,7 @@ class UNet(nn.Module):
             generator.
         min_period: The shortest period of the clock's sinusoids.
         max_period: The longest period of the clock's sinusoids.
+        second_clock: Whether it takes a second clock `span`, as a flow map does.
 
     Attributes:
         config: The arguments above in JSON's types; `UNet(**net.config)` builds the same net.
@@ -139,6 +140,7 @@ class UNet(nn.Module):
         *,
         min_period: float = 1.0,
         max_period: float = 10_000.0,
+        second_clock: bool = False,
     ) -> None:
         super().__init__()
         mults, attention = tuple(mults), tuple(attention)
@@ -176,6 +178,7 @@ class UNet(nn.Module):
             "dropout": dropout,
             "min_period": min_period,
             "max_period": max_period,
+            "second_clock": second_clock,
         }
 
         def stage(c: int, out: int, attends: bool) -> _Stage:
@@ -185,7 +188,12 @@ class UNet(nn.Module):
             )
 
         self.condition = Conditioning(
-            2 * width, 4 * width, classes=classes, min_period=min_period, max_period=max_period
+            2 * width,
+            4 * width,
+            classes=classes,
+            min_period=min_period,
+            max_period=max_period,
+            second_clock=second_clock,
         )
         sizes = [width * mult for mult in mults]
         levels = list(zip(sizes, attention, strict=True))
@@ -207,13 +215,16 @@ class UNet(nn.Module):
         self.norm = _norm(sizes[0])
         self.outlet = _zero(nn.Conv2d(sizes[0], out_channels, 3, padding=1))
 
-    def forward(self, x: Tensor, clock: Tensor, label: Tensor | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, clock: Tensor, label: Tensor | None = None, span: Tensor | None = None
+    ) -> Tensor:
         """Evaluates the network, in the precision of its parameters.
 
         Args:
             x: Images of shape (B, channels, height, width).
             clock: The time as the network reads it, shape (B,).
             label: Classes of shape (B,), int64 in 0 .. K; None means the null class.
+            span: The second clock, shape (B,), for a network built with one.
 
         Returns:
             Tensor of shape (B, out_channels, height, width) and the parameters' dtype.
@@ -232,7 +243,7 @@ class UNet(nn.Module):
                 f"this UNet takes {self.channels} channel(s), got {x.shape[1]}: {tuple(x.shape)}"
             )
         check_clock(x, clock)
-        condition = self.condition(clock, label)
+        condition = self.condition(clock, label, span)
         h = self.inlet(x.to(self.inlet.weight.dtype))
         skips: list[Tensor] = []
         for i, stage in enumerate(self.down):

@@ -10,22 +10,33 @@ from torch import nn
 
 from .._families import classes
 from .._files import CheckpointError
-from ..energies import EnergyNetwork, ReconstructionEnergy
-from ..models import ScoreModel, ScoreNetwork
+from ..energies import ReconstructionEnergy
+from ..models import ScoreModel
 
 # the words that cards use for the families
 _FAMILY = {
     "sde": "process",
     "parameterization": "parameterization",
     "clock": "clock",
+    "span": "span",
     "net": "network",
 }
 
 # models that are made of described parts, and the parts, in the order of their arguments
-MODELS: dict[str, tuple[Callable[..., ScoreModel], tuple[str, ...]]] = {
-    "ScoreNetwork": (ScoreNetwork, ("net", "sde", "parameterization", "clock")),
-    "EnergyNetwork": (EnergyNetwork, ("net", "sde", "clock")),
+PARTS: dict[str, tuple[str, ...]] = {
+    "ScoreNetwork": ("net", "sde", "parameterization", "clock"),
+    "EnergyNetwork": ("net", "sde", "clock"),
+    "FlowMap": ("net", "sde", "parameterization", "clock", "span"),
+    "ConsistencyModel": ("net", "sde", "parameterization", "clock", "span"),
 }
+
+
+def parts_of(name: object) -> tuple[Callable[..., ScoreModel] | None, tuple[str, ...]]:
+    """The public class of that name and the parts it is made of; (None, ()) for another."""
+    if not isinstance(name, str) or name not in PARTS:
+        return None, ()
+    return classes("model")[name], PARTS[name]
+
 
 # classes that carry another name in cards written by 0.1
 _RENAMED = {"Raw": "RawTime"}
@@ -47,18 +58,19 @@ def plain(net: nn.Module) -> nn.Module:
 
 def core(model: ScoreModel) -> nn.Module:
     """The module whose weights are a model's: its network, or, without described parts, itself."""
-    return plain(model.net) if isinstance(model, ScoreNetwork | EnergyNetwork) else model
+    cls, _ = parts_of(type(model).__name__)
+    return plain(model.net) if cls is type(model) and isinstance(model.net, nn.Module) else model
 
 
 def describe_model(model: ScoreModel) -> dict[str, Any]:
     """The class of a model and its parts; parts of one's own have no arguments.
 
-    >>> from scoregen import MLP, V, VPSDE
+    >>> from scoregen import MLP, V, VPSDE, ScoreNetwork
     >>> sorted(describe_model(ScoreNetwork(MLP(), VPSDE(), V())))
     ['clock', 'model', 'net', 'parameterization', 'sde']
     """
     name = type(model).__name__
-    cls, parts = MODELS.get(name, (None, ()))
+    cls, parts = parts_of(name)
     if cls is not type(model):
         return {"model": name}
     return {"model": name, **{part: describe(getattr(model, part), part) for part in parts}}
@@ -67,7 +79,7 @@ def describe_model(model: ScoreModel) -> dict[str, Any]:
 def undescribed(model: ScoreModel) -> Missing | None:
     """What of a model only its owner's code can rebuild.
 
-    >>> from scoregen import MLP, V, VPSDE
+    >>> from scoregen import MLP, V, VPSDE, ScoreNetwork
     >>> undescribed(ScoreNetwork(nn.Identity(), VPSDE(), V()))
     Missing(what='Identity', argument='net')
     """

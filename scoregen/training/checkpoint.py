@@ -27,7 +27,7 @@ from .._identity import identity
 from .._version import __version__
 from ..data.dataset import Units
 from ..models import ScoreModel, ScoreNetwork
-from .card import MODELS, core, describe_model, rebuild
+from .card import core, describe_model, parts_of, rebuild
 
 __all__ = ["CheckpointError", "card", "digits_model", "fingerprint", "load", "probe", "save"]
 
@@ -226,7 +226,7 @@ def card(folder: str | Path) -> dict[str, Any]:
         content = {"model": "ScoreNetwork", "units": None, **content}
     elif _sealed(content) != content.get("sha256"):
         raise CheckpointError(f"{path} is damaged: its SHA-256 differs from the one it states")
-    _, parts = MODELS.get(str(content.get("model")), (None, ()))
+    _, parts = parts_of(content.get("model"))
     described = set(parts) if set(parts) & set(content) else set()
     missing = ({"model", "weights", "steps"} | described) - set(content)
     if missing or not isinstance(content["weights"], dict):
@@ -272,7 +272,8 @@ def load(
         device: where the model should live.
 
     Returns:
-        A model of the class that was saved: a `ScoreNetwork`, an `EnergyNetwork`, or `model`.
+        A model of the class that was saved: a `ScoreNetwork`, an `EnergyNetwork`, a flow map, or
+        `model`.
 
     Raises:
         CheckpointError: if anything is missing, damaged, foreign, newer, or does not fit.
@@ -297,7 +298,7 @@ def load(
 def _made(folder: Path, text: dict[str, Any], net: nn.Module | None) -> ScoreModel:
     """The model a card describes, with weights still to be filled in."""
     name = text["model"]
-    cls, parts = MODELS.get(name, (None, ())) if isinstance(name, str) else (None, ())
+    cls, parts = parts_of(name)
     own = [p for p in parts if isinstance(text.get(p), dict) and text[p].get("args") is None]
     if cls is None or not set(parts) <= set(text) or set(own) - {"net"}:
         what = ", ".join(str(text[p].get("class")) for p in own) or name

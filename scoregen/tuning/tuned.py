@@ -121,7 +121,9 @@ class Tuned(Solver):
                 f"{[len(row) for row in self.rows]}"
             )
         if len(self.mean) != math.prod(self.event):
-            raise ValueError(f"mean must hold {math.prod(self.event)} numbers, got {len(self.mean)}")
+            raise ValueError(
+                f"mean must hold {math.prod(self.event)} numbers, got {len(self.mean)}"
+            )
         if not all(math.isfinite(v) for row in (*self.rows, self.times, self.mean) for v in row):
             raise ValueError("times, rows and mean must be finite")
 

@@ -1,0 +1,388 @@
+"""Flow maps: residuals of every objective at the exact map, and which wrong map each one sees."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from cases import F64, generator, normal, tensor
+from torch import Tensor, nn
+
+import scoregen as sg
+from scoregen import DDIM, EDMSDE, MLP, VESDE, VPSDE, RectifiedSDE, Sampler, Times, V
+from scoregen.flowmaps import (
+    AngleSpan,
+    Consistency,
+    ConsistencyDistillation,
+    ConsistencyModel,
+    FlowMap,
+    FlowMapModel,
+    GaussianFlowMap,
+    Jump,
+    Lagrangian,
+    LagrangianSteps,
+    MeanFlow,
+    Pairs,
+    Renoise,
+    Shortcut,
+    Trajectories,
+    flow_map,
+    from_score_network,
+    trajectories,
+)
+from scoregen.flowmaps.angles import flow_rate
+from scoregen.flowmaps.objectives import mapped, midpoint, noised, velocity_between
+from scoregen.models import Counted, Prediction
+from scoregen.noise import ReplayNoise, SampleNoise
+from scoregen.processes import Level
+
+SDES = [VPSDE(), EDMSDE(), VESDE(), RectifiedSDE()]
+each_sde = pytest.mark.parametrize("sde", SDES, ids=lambda s: type(s).__name__)
+
+
+def exact(sde: sg.SDE) -> GaussianFlowMap:
+    return GaussianFlowMap(sde, tensor(0.4, -1.0), tensor(0.5, 0.2))
+
+
+def batch(sde: sg.SDE, size: int = 64, pairs: Pairs | None = None) -> tuple[Tensor, ...]:
+    """(x0, eps, theta_t, theta_s): data of the exact map's law, noise and angles."""
+    first, last = (Pairs() if pairs is None else pairs)(sde, size, generator())
+    return exact(sde).draw(size, generator(1)), normal(size, 2, seed=2), first, last
+
+
+class Wrong(FlowMapModel):
+    """The exact map of N(0, v) with its jumps changed, and a diagonal that stays right."""
+
+    def __init__(self, sde: sg.SDE, change: str, variance: float = 0.3) -> None:
+        super().__init__()
+        self.sde, self.change = sde, change
+        self.right = GaussianFlowMap(sde, torch.zeros(2, dtype=F64), variance)
+        self.variance = variance
+        self.power = nn.Parameter(torch.ones((), dtype=F64))
+
+    def predict(
+        self, x: Tensor, t: Level, *, to: Level | None = None, **condition: Any
+    ) -> Prediction:
+        if to is None:
+            return self.right.predict(x, t)
+        total_t = t.alpha**2 * self.variance + t.sigma**2
+        total_s = to.alpha**2 * self.variance + to.sigma**2
+        power = {"exact": 1.0, "power": 1.02, "semigroup": 1.3}.get(self.change, 1.0)
+        moved = (total_s / total_t) ** (power / 2 * self.power) * x
+        if self.change == "mirror":  # X o h: another point of the data goes in
+            moved = -moved
+        if self.change == "tilt":  # g o X: another point comes out
+            moved = moved * (1 + 0.1 * to.alpha)
+        det = t.alpha * to.sigma - t.sigma * to.alpha
+        x0, eps = (to.sigma * x - t.sigma * moved) / det, (t.alpha * moved - to.alpha * x) / det
+        return Prediction(self.sde, t, x, x0=x0, eps=eps)
+
+
+# The exact map
+
+
+@each_sde
+def test_the_exact_map_is_the_flow_and_a_semigroup(sde: sg.SDE) -> None:
+    model = exact(sde)
+    x0, eps, first, last = batch(sde)
+    w = noised(x0, eps, first)
+    once = mapped(model, w, first, last)
+    twice = mapped(model, mapped(model, w, first, (first + last) / 2), (first + last) / 2, last)
+    assert float((once - twice).abs().max()) < 1e-12
+    x = normal(5, 2)
+    s, t = 0.2 * sde.t_max, 0.7 * sde.t_max
+    torch.testing.assert_close(model.jump(x, t, s), model.flow(x, t, s), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(model.jump(model.jump(x, t, s), s, t), x, rtol=1e-10, atol=1e-10)
+    assert torch.equal(model(x, t).x0, sg.Gaussian.predict(model, x, sde.level(t)).x0)
+
+
+@each_sde
+def test_residuals_vanish_at_the_exact_map(sde: sg.SDE) -> None:
+    model = exact(sde)
+    x0, eps, first, last = batch(sde)
+    for loss in (Lagrangian(diagonal=None), Shortcut(diagonal=None)):
+        assert float(loss.at(model, x0, eps, first, last).sqrt().max()) < 1e-12
+    # MeanFlow with the marginal velocity, which is its residual's mean
+    w = noised(x0, eps, first)
+    pushed = torch.func.jvp(
+        lambda w, theta: velocity_between(model, w, theta, last),
+        (w, first),
+        (flow_rate(model, w, first), torch.ones_like(first)),
+    )
+    right = flow_rate(model, w, first) + (last - first)[:, None] * pushed[1]
+    assert float((pushed[0] - right).abs().max()) < 1e-12
+    # a midpoint step is of second order: its error over a gap falls eightfold with half the gap
+    errors = []
+    for gap in (0.2, 0.1):
+        between = last + gap * (first - last)
+        start = mapped(model, w, first, between)
+        stepped = midpoint(model, start, between, last)
+        errors.append(float((stepped - mapped(model, w, first, last)).square().mean().sqrt()))
+    assert 5 < errors[0] / errors[1] < 11
+
+
+@each_sde
+def test_consistency_at_the_exact_map_has_the_bias_of_its_gap(sde: sg.SDE) -> None:
+    """Pairs on one sample's line are not on one path of the flow; their mean is, to gap^2."""
+    model = exact(sde)
+    x0, eps, first, last = batch(sde)
+    teacher = ConsistencyDistillation(teacher=model, gap=0.01, c=1e-3)
+    assert float(teacher.at(model, x0, eps, first, last).max()) < 0.05
+    assert float(Consistency(gap=0.1).at(model, x0, eps, first, last).mean()) > 0.01
+
+
+# Which objective sees which wrong map: 1e-12 means none
+
+
+@pytest.mark.parametrize(
+    ("change", "lagrangian", "shortcut"),
+    [("exact", False, False), ("power", True, False), ("semigroup", True, False),
+     ("mirror", False, True), ("tilt", True, True)],
+)  # fmt: skip
+def test_each_objective_has_its_blind_spots(change: str, lagrangian: bool, shortcut: bool) -> None:
+    """A wrong power is a semigroup, so Shortcut alone passes it; a mirror passes Lagrangian."""
+    sde = VPSDE()
+    model = Wrong(sde, change)
+    x0, eps, first, last = batch(sde, pairs=Pairs(top=0.0, zero=0.0))
+    last = last.clamp(max=0.9 * float(first.min()))
+    for loss, sees in (
+        (Lagrangian(diagonal=None), lagrangian),
+        (Shortcut(diagonal=None), shortcut),
+    ):
+        found = float(loss.at(model, x0, eps, first, last).detach().sqrt().max())
+        assert (found > 1e-3) if sees else (found < 1e-10), type(loss).__name__
+
+
+def test_the_default_losses_miss_no_wrong_map() -> None:
+    assert Lagrangian().diagonal is not None
+    assert Shortcut().diagonal is not None
+    assert LagrangianSteps().diagonal is not None
+    assert MeanFlow().same > 0
+
+
+# Expected gradients by cubature
+
+
+def expected_gradient(loss: Any, sde: sg.SDE, first: float, last: float) -> float:
+    """d/dpower of E loss at the exact map, over x0 ~ N(0, v) and eps by Gauss-Hermite nodes."""
+    model = Wrong(sde, "exact")
+    nodes, weights = np.polynomial.hermite_e.hermegauss(24)
+    a, b = np.meshgrid(nodes, nodes)
+    chance = torch.tensor(np.outer(weights, weights).ravel() / (2 * math.pi), dtype=F64)
+    x0 = torch.tensor(a.ravel(), dtype=F64)[:, None].repeat(1, 2) * math.sqrt(model.variance)
+    eps = torch.tensor(b.ravel(), dtype=F64)[:, None].repeat(1, 2)
+    times = [torch.full((len(x0),), value, dtype=F64) for value in (first, last)]
+    value = (chance * loss.at(model, x0, eps, *times)).sum()
+    return float(torch.autograd.grad(value, model.power)[0])
+
+
+@pytest.mark.parametrize("sde", [VPSDE(), RectifiedSDE()], ids=["VP", "rectified"])
+def test_mean_flow_has_no_expected_gradient_at_the_exact_map(sde: sg.SDE) -> None:
+    """The residual is linear in the sample's velocity, so its mean is that of the marginal one."""
+    assert abs(expected_gradient(MeanFlow(same=0.0), sde, 1.2, 0.4)) < 1e-9
+    assert abs(expected_gradient(Lagrangian(diagonal=None), sde, 1.2, 0.4)) < 1e-9
+
+
+def test_consistency_training_is_biased_by_the_square_of_its_gap() -> None:
+    """With a squared error (large c); over the gap the gradient falls linearly."""
+    found = [expected_gradient(Consistency(gap=g, c=1e4), VPSDE(), 1.2, 0.0) for g in (0.1, 0.05)]
+    assert abs(found[0]) > 1e-7
+    assert 1.5 < found[0] / found[1] < 2.5
+
+
+def test_derivatives_agree_with_finite_differences() -> None:
+    sde = VPSDE()
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        net = MLP(event=(2,), hidden=16, second_clock=True).double()
+    nn.init.normal_(net.condition.span.outer.weight, std=0.3, generator=generator())
+    model = FlowMap(net, sde, V())
+    x0, eps, first, last = batch(sde, 16, Pairs(top=0.0, zero=0.0))
+    w = noised(x0, eps, first)
+    jvp = torch.func.jvp(lambda s: mapped(model, w, first, s), (last,), (torch.ones_like(last),))
+    h = 1e-5
+    slope = (mapped(model, w, first, last + h) - mapped(model, w, first, last - h)) / (2 * h)
+    assert float((jvp[1] - slope).abs().max()) < 1e-6
+    tangents = (normal(16, 2, seed=5), torch.ones_like(first))
+    jvp = torch.func.jvp(lambda w, t: velocity_between(model, w, t, last), (w, first), tangents)
+    up, down = (
+        velocity_between(model, w + k * h * tangents[0], first + k * h, last) for k in (1, -1)
+    )
+    assert float((jvp[1] - (up - down) / (2 * h)).abs().max()) < 1e-6
+
+
+# Samplers
+
+
+@each_sde
+def test_jumps_of_the_exact_map_are_exact_at_any_number(sde: sg.SDE) -> None:
+    model, x = exact(sde), normal(5, 2)
+    for times in ((0.9, 0.0), (0.9, 0.4, 0.0)):
+        grid = Times(*(f * sde.t_max for f in times))
+        out = Sampler(Jump(), grid).run(model, x, noise=SampleNoise(0))
+        torch.testing.assert_close(out, model.flow(x, 0.9 * sde.t_max, 0.0), rtol=1e-10, atol=1e-10)
+
+
+@each_sde
+@pytest.mark.parametrize("moves", [1, 2, 3])
+def test_renoising_keeps_the_law_exactly(sde: sg.SDE, moves: int) -> None:
+    """Variance by unit inputs: gain^2 of the start and of every draw."""
+    variance = 0.3
+    model = GaussianFlowMap(sde, torch.zeros(1, dtype=F64), variance)
+    times = [f * sde.t_max for f in (0.9, 0.5, 0.2, 0.0)]
+    grid = Times(*times[:moves], 0.0)
+    start = sde.level(times[0])
+    x = torch.zeros(moves + 1, 1, dtype=F64)
+    x[0] = 1.0
+    draws = [torch.zeros(moves + 1, 1, dtype=F64) for _ in range(moves - 1)]
+    for k, draw in enumerate(draws):
+        draw[1 + k] = 1.0
+    out = Sampler(Renoise(), grid).run(model, x, noise=ReplayNoise(draws)).flatten()
+    total = start.alpha**2 * variance + start.sigma**2
+    law = float(out[0] ** 2 * total + out[1:].square().sum())
+    assert abs(law - variance) < 1e-12
+
+
+def test_a_jump_is_one_evaluation_also_through_wrappers() -> None:
+    with torch.random.fork_rng():
+        net = MLP(event=(2,), hidden=8, classes=3, second_clock=True)
+    model = FlowMap(net, VPSDE(), V())
+    with Counted(model) as count:
+        x = Sampler(Jump(), Times(1.0, 0.5, 0.0)).sample(
+            model, (4, 2), condition={"label": torch.tensor([0, 1, 2, 3])}
+        )
+    assert x.shape == (4, 2)
+    assert count.rows == 8
+    assert flow_map(model.given(label=torch.tensor([0, 1, 2, 3]))) is model
+    whole = Sampler(Jump(), Times(1.0, 0.0)).sample(model, (4, 2), condition={"label": 1})
+    parts = Sampler(Jump(), Times(1.0, 0.0)).sample(model, (4, 2), condition={"label": 1}, chunk=3)
+    torch.testing.assert_close(whole, parts)
+
+
+def test_a_warm_start_is_ddim_and_its_diagonal_the_teacher() -> None:
+    with torch.random.fork_rng():
+        teacher = sg.ScoreNetwork(MLP(event=(2,), hidden=16), VPSDE(), V())
+    model = from_score_network(teacher)
+    x = normal(6, 2, dtype=torch.float32)
+    want = Sampler(DDIM(), Times(0.9, 0.2)).run(teacher, x, noise=SampleNoise(0))
+    torch.testing.assert_close(model.jump(x, 0.9, 0.2), want, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(model.score(x, 0.5), teacher.score(x, 0.5))
+    again = from_score_network(teacher)
+    assert all(
+        torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters(), strict=True)
+    )
+
+
+# Foreign networks, files and bad input
+
+
+class Own(nn.Module):
+    """A network of somebody else: two clocks under its own names, no configuration."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 2)
+
+    def forward(self, x: Tensor, clock: Tensor, *, span: Tensor) -> Tensor:
+        return self.layer(torch.cat([x, clock[:, None], span[:, None]], 1))
+
+
+def test_any_network_with_two_clocks_will_do() -> None:
+    with torch.random.fork_rng():
+        model = FlowMap(Own(), RectifiedSDE(), sg.Velocity(), sg.RawTime())
+    assert Sampler(Jump(), Times(1.0, 0.0)).sample(model, (3, 2)).shape == (3, 2)
+    function = FlowMap(lambda x, clock, **more: 0 * x, VPSDE(), V())
+    assert function.jump(torch.zeros(2, 2), 1.0, 0.0).shape == (2, 2)
+    loss = Lagrangian()(model, normal(4, 2, dtype=torch.float32), generator=generator())
+    assert loss.shape == (4,)
+
+
+@pytest.mark.parametrize("kind", [FlowMap, ConsistencyModel])
+def test_a_map_comes_back_from_its_checkpoint(tmp_path: Path, kind: type[FlowMap]) -> None:
+    with torch.random.fork_rng():
+        model = kind(MLP(event=(2,), hidden=8, second_clock=True), VPSDE(), V())
+    sg.save(model, tmp_path / "map")
+    back = sg.load(tmp_path / "map")
+    assert type(back) is kind
+    x = normal(3, 2, dtype=torch.float32)
+    assert torch.equal(back.jump(x, 1.0, 0.0), model.eval().jump(x, 1.0, 0.0))
+    assert back.span == AngleSpan()
+
+
+def test_bad_input_is_refused_with_the_reason() -> None:
+    with torch.random.fork_rng():
+        plain = MLP(event=(2,), hidden=8)
+        both = MLP(event=(2,), hidden=8, second_clock=True)
+        linear = nn.Linear(2, 2)
+    with pytest.raises(TypeError, match="one clock"):
+        FlowMap(linear, VPSDE(), V())
+    x = torch.zeros(2, 2)
+    with pytest.raises(ValueError, match="second_clock=True"):
+        FlowMap(plain, VPSDE(), V()).jump(x, 1.0, 0.0)
+    with pytest.raises(ValueError, match="second_clock=True"):
+        sg.ScoreNetwork(both, VPSDE(), V())(x, 0.5)
+    model = FlowMap(both, VPSDE(), V())
+    with pytest.raises(ValueError, match="both ways"):
+        model.jump(x, 0.2, 0.9)
+    assert (
+        FlowMap(both, VPSDE(), V(), span=AngleSpan(inverts=True)).jump(x, 0.2, 0.9).shape == x.shape
+    )
+    consistency = ConsistencyModel(both, VPSDE(), V())
+    for call in (lambda: consistency.score(x, 0.5), lambda: consistency.jump(x, 1.0, 0.5)):
+        with pytest.raises(ValueError, match="t = 0 alone"):
+            call()
+    assert Sampler(Renoise(), Times(1.0, 0.5, 0.0)).sample(consistency, (2, 2)).shape == (2, 2)
+    score = sg.ScoreNetwork(plain, VPSDE(), V())
+    for solver in (Jump(), Renoise()):
+        with pytest.raises(TypeError, match="knows no jumps"):
+            Sampler(solver, Times(1.0, 0.0)).sample(score, (2, 2))
+    with pytest.raises(ValueError, match="trajectories"):
+        Trajectories((2,))(model, x, generator=generator())
+    with pytest.raises(TypeError, match="second clock"):
+        from_score_network(sg.ScoreNetwork(linear, VPSDE(), V()))
+    with pytest.raises(ValueError, match="longest"):
+        Pairs(longest=2.0)
+
+
+# Trajectories and training
+
+
+def test_trajectories_lie_on_the_flow_and_their_knots_differ() -> None:
+    model = exact(VPSDE())
+    data = trajectories(model, 6, moves=40, chunk=3, progress=False)
+    assert data.event == (41, 3)
+    theta, w = data.x[..., 0].double(), data.x[..., 1:].double()
+    assert not torch.equal(theta[0], theta[3])
+    assert torch.equal(theta[0], theta[2])
+    for k in (10, 25, 40):
+        want = mapped(model, w[:, 0], theta[:, 0], theta[:, k])
+        assert float((w[:, k] - want).abs().max()) < 2e-3
+    loss = Trajectories((2,))(model, data.x, generator=generator())
+    assert loss.shape == (6,)
+    assert float(loss.max()) < 1e-3
+
+
+def test_trajectories_teach_one_evaluation(tmp_path: Path) -> None:
+    """A small map from an exact teacher: its one-step samples come nearer than DDIM's."""
+    teacher = sg.GaussianMixture(
+        VPSDE(), tensor(0.5, 0.5), torch.tensor([[-1.0, 0.0], [1.0, 0.0]]), tensor(0.02, 0.02)
+    )
+    data = trajectories(teacher, 512, moves=8, progress=False)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = FlowMap(MLP(event=(2,), hidden=32, second_clock=True), VPSDE(), V())
+    for step in sg.fit(
+        model, data, Trajectories((2,)), steps=250, batch=128, lr=3e-3, ema_decay=0.98,
+        progress=False, out=tmp_path,
+    ):  # fmt: skip
+        last = step
+    x = SampleNoise(9)(torch.empty(200, 2), VPSDE().level(1.0), VPSDE().level(1.0))
+    truth = Sampler(DDIM(), sg.UniformLam(60)).run(teacher, x, noise=SampleNoise(0))
+    mine = last.ema.jump(x, 1.0, 0.0)
+    ddim = Sampler(DDIM(), Times(1.0, 0.0)).run(teacher, x, noise=SampleNoise(0))
+    assert float((mine - truth).square().mean()) < 0.3 * float((ddim - truth).square().mean())
+    assert isinstance(sg.load(tmp_path / "model"), FlowMap)

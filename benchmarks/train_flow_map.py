@@ -4,9 +4,9 @@
 
 Trajectories of the teacher's probability flow are drawn once (15,360 of them, 12 evaluations each)
 and the map is regressed on pairs of their points. The measurement at the end is paired: the same
-starts, the same labels, three seeds of 1,000 samples, Fréchet distance of classifier features to the
-training digits beside the exact flow's (60 evaluations), and the root mean square distance to the
-exact flow.
+starts, the same labels, three seeds of 1,000 samples, Fréchet distance of classifier features to
+the training digits beside the exact flow's (60 evaluations), and the root mean square distance to
+the exact flow.
 """
 
 from __future__ import annotations

@@ -26,6 +26,7 @@ from scoregen import MLP, VPSDE, Data, Gaussian, ScoreNetwork, V
 from scoregen._files import CheckpointError
 from scoregen.data.targets import moons, rings
 from scoregen.energies import EnergyNetwork, Potential, ReconstructionEnergy, energy_of
+from scoregen.models import Conditions
 from scoregen.objectives import (
     ContrastiveDivergence,
     DenoisingScoreMatching,
@@ -58,7 +59,6 @@ class Forgetful(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.classes = 3
         self.inner, self.outer = nn.Linear(3, 16), nn.Linear(16, 2)
         self.table = nn.Embedding(4, 16)
         self.drop = nn.Dropout(0.3)
@@ -74,7 +74,7 @@ class Forgetful(nn.Module):
 
 def model(seed: int = 0) -> ScoreNetwork:
     torch.manual_seed(seed)
-    return ScoreNetwork(Forgetful(), VPSDE(), V())
+    return ScoreNetwork(Forgetful(), VPSDE(), V(), conditions=Conditions.labels(3))
 
 
 def labelled(n: int = 60) -> Data:

@@ -19,10 +19,9 @@ from ..comparison import compare as run_comparison
 from ..comparison import plot_samples
 from ..guidance import ClassifierFree
 from ..likelihood import bits_report, bits_table
-from ..models import ScoreModel, ScoreNetwork
+from ..models import ScoreModel, ScoreNetwork, conditions_of
 from ..objectives import DenoisingScoreMatching
 from ..training import fit
-from ..training.labels import label_classes
 from . import specs
 from .inputs import (
     BUNDLED,
@@ -204,7 +203,8 @@ def compare(
     if len(named) < len(sampler):
         raise ValueError("two samplers have one name: write NAME=SOLVER@GRID")
     condition = {}
-    if reference.label is not None and label_classes(model):
+    known_conditions = conditions_of(model)
+    if reference.label is not None and known_conditions is not None and known_conditions.classes:
         rows = torch.arange(samples) % len(reference)
         condition = {"label": reference.label[rows]}
     result = run_comparison(

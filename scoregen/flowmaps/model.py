@@ -269,7 +269,7 @@ class GaussianFlowMap(Gaussian, FlowMapModel):
         if to is None:
             return Gaussian.predict(self, x, t, **condition)
         u, alpha_t, sigma_t = self._inward(x, t)
-        alpha_s, sigma_s = column(to.alpha), column(to.sigma)
+        alpha_s, sigma_s = column(to.alpha, x), column(to.sigma, x)
         total_t = alpha_t**2 * self.variances + sigma_t**2
         total_s = alpha_s**2 * self.variances + sigma_s**2
         gain = (total_s / total_t).sqrt()

@@ -11,14 +11,13 @@ import torch
 
 from .._files import probe
 from ..data.dataset import Data
-from ..models import ScoreModel
+from ..models import ScoreModel, conditions_of
 from ..objectives import DenoisingScoreMatching, Objective
 from ..processes import StaticSDE
 from .card import describe_model, undescribed
 from .checkpoint import check_target
 from .ema import EMA
 from .identity import identity, structure
-from .labels import label_classes
 from .loop import RESUME, Loop, TrainingError, TrainStep
 from .resume import Run
 from .settings import TrainSettings, learning_rate
@@ -59,7 +58,7 @@ def fit(
 
     Args:
         model: what to train; it is moved to the device and left with the last weights.
-        data: the samples. Their labels go to the model, which must declare its `classes`.
+        data: the samples. Their labels go to the model, which must declare its classes.
         objective: the loss per sample; `DenoisingScoreMatching()` unless given.
         steps: updates in all, those before a resume included.
         batch: samples per update, over all processes together.
@@ -106,7 +105,8 @@ def fit(
     if not isinstance(data, Data):
         raise TypeError(f"data must be scoregen Data, got {type(data).__name__}; use Data(x)")
     labelled = data.label is not None
-    classes = label_classes(model)
+    known = conditions_of(model)
+    classes = 0 if known is None else known.classes
     _check_labels(model, data, classes)
     if label_dropout and not labelled:
         raise ValueError("label_dropout needs labelled data and a network with classes")
@@ -166,9 +166,10 @@ def _check_labels(model: ScoreModel, data: Data, classes: int) -> None:
         return
     if not classes:
         raise ValueError(
-            f"the data have labels of {data.classes} classes, and no network inside "
-            f"{type(model).__name__} declares an attribute `classes`: build it with classes="
-            f"{data.classes}, or leave the labels out by data.unlabelled()"
+            f"the data have labels of {data.classes} classes, and {type(model).__name__} declares "
+            f"none: build the network with classes={data.classes}, declare those of a network of "
+            f"your own by ScoreNetwork(..., conditions=Conditions.labels({data.classes})), or "
+            "leave the labels out by data.unlabelled()"
         )
     if data.classes > classes:
         raise ValueError(f"the data have {data.classes} classes and the network {classes}")

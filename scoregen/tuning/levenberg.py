@@ -101,7 +101,10 @@ class Point(NamedTuple):
         for _ in range(4):
             weight = weights(squares).sqrt().repeat_interleave(data.first.shape[1])[:, None]
             solved = torch.linalg.lstsq(
-                weight * wide / scale, weight * data.last.reshape(-1, 1), driver="gelsd", rcond=1e-12
+                weight * wide / scale,
+                weight * data.last.reshape(-1, 1),
+                driver="gelsd",
+                rcond=1e-12,
             )
             row = solved.solution[:, 0] / scale
             squares = _squares(row, self.known, data)

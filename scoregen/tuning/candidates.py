@@ -9,7 +9,7 @@ from itertools import product
 from ..processes import SDE
 from ..sampling import Sampler
 from ..solvers import IPNDM, AngularAB, DPMSolverPP, EulerStart, ExponentialAB, UniPC
-from .interior import Interior, SinhSpacing, VPTimeSpacing
+from .interior import Interior, SinhSpacing, Spacing, VPTimeSpacing
 
 __all__ = ["candidates"]
 
@@ -21,7 +21,12 @@ _SOLVERS = (
     UniPC(2),
     IPNDM(3),
 )
-_SPACINGS = (SinhSpacing(0.6, 1.2), SinhSpacing(0.3, 0.7), VPTimeSpacing(2.0), VPTimeSpacing(1.0))
+_SPACINGS: tuple[Spacing, ...] = (
+    SinhSpacing(0.6, 1.2),
+    SinhSpacing(0.3, 0.7),
+    VPTimeSpacing(2.0),
+    VPTimeSpacing(1.0),
+)
 
 
 def candidates(sde: SDE, nfe: int) -> Iterator[Sampler]:

@@ -15,7 +15,7 @@ from ..processes import SDE, VPSDE
 __all__ = ["Interior", "SinhSpacing", "VPTimeSpacing"]
 
 
-class _Spacing(Protocol):
+class Spacing(Protocol):
     """moves + 1 values of log(alpha / sigma) from first to last, float64."""
 
     def __call__(self, first: float, last: float, moves: int) -> Tensor: ...
@@ -43,7 +43,8 @@ class SinhSpacing:
     def __call__(self, first: float, last: float, moves: int) -> Tensor:
         middle = -math.log(self.centre)
         ends = [math.asinh((lam - middle) / self.width) for lam in (first, last)]
-        return middle + self.width * torch.linspace(*ends, moves + 1, dtype=torch.float64).sinh()
+        ramp = torch.linspace(ends[0], ends[1], moves + 1, dtype=torch.float64)
+        return middle + self.width * ramp.sinh()
 
 
 @dataclass(frozen=True)
@@ -90,13 +91,13 @@ class Interior:
 
     >>> from scoregen import EDMSDE
     >>> [round(t, 3) for t in Interior(4, high=20.0, low=0.05)(EDMSDE()).tolist()]
-    [20.0, 1.594, 0.273, 0.05, 0.0]
+    [20.0, 1.5, 0.374, 0.05, 0.0]
     """
 
     steps: int
     high: float | None = 20.0
     low: float | None = 0.05
-    spacing: _Spacing = SinhSpacing()
+    spacing: Spacing = SinhSpacing()
 
     def __post_init__(self) -> None:
         check_count("steps", self.steps)

@@ -53,8 +53,8 @@ class ZigZag(_Log):
     def lams(self, first: float, last: float, moves: int) -> Tensor:
         lengths = torch.ones(moves, dtype=torch.float64)
         lengths[::2] = self.ratio
-        walked = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)]) / lengths.sum()
-        return first + (last - first) * walked
+        reached = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)]) / lengths.sum()
+        return first + (last - first) * reached
 
 
 class Order(NamedTuple):
@@ -213,7 +213,7 @@ def last_move_defect(
         solver: a fixed-grid solver.
         sde: the process.
         power: of the polynomial.
-        times: at least two, in the direction that the solver walks.
+        times: at least two, in the direction that the solver moves.
         form: whether x0 or eps is the polynomial.
         tau: noise of the reverse SDE that a stochastic solver integrates: 1 for the standard one.
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from itertools import product
 
 from ..processes import SDE
 from ..sampling import Sampler
 from ..solvers import IPNDM, AngularAB, DPMSolverPP, EulerStart, ExponentialAB, UniPC
-from .interior import Interior, SinhSpacing, VPTimeSpacing
+from .interior import Interior, SinhSpacing, Spacing, VPTimeSpacing
 
 __all__ = ["candidates"]
 
@@ -20,8 +21,12 @@ _SOLVERS = (
     UniPC(2),
     IPNDM(3),
 )
-_SPACINGS = (SinhSpacing(0.6, 1.2), SinhSpacing(0.3, 0.7), VPTimeSpacing(2.0), VPTimeSpacing(1.0))
-_HIGHEST = 1e12  # above every process: begin at t_max
+_SPACINGS: tuple[Spacing, ...] = (
+    SinhSpacing(0.6, 1.2),
+    SinhSpacing(0.3, 0.7),
+    VPTimeSpacing(2.0),
+    VPTimeSpacing(1.0),
+)
 
 
 def candidates(sde: SDE, nfe: int) -> Iterator[Sampler]:
@@ -38,7 +43,7 @@ def candidates(sde: SDE, nfe: int) -> Iterator[Sampler]:
     >>> len(list(candidates(VPSDE(), 5)))
     96
     """
-    low_lam = sde.level(sde.t_max).lam
-    highest = _HIGHEST if low_lam > float("-inf") else 1e3
+    # a process without data at t_max has no log(alpha / sigma) there, and no form but v
+    highest = None if math.isfinite(sde.level(sde.t_max).lam) else 1e3
     for solver, spacing, high, low in product(_SOLVERS, _SPACINGS, (20.0, highest), (0.05, 0.15)):
         yield Sampler(solver, Interior(nfe, high, low, spacing))

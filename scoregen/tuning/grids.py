@@ -76,30 +76,30 @@ class OptimalGaussian:
 @lru_cache(maxsize=256)
 def _optimal(grid: OptimalGaussian, sde: SDE) -> tuple[float, ...]:
     start = sde.t_max if grid.start is None else grid.start
-    leap = grid.stop == 0
     from scipy.optimize import least_squares  # slow to import
 
-    lowest = grid.stop if not leap else sde.t_min if sde.t_min > 0 else 1e-3 * sde.t_max
+    to_zero = grid.stop == 0
+    lowest = grid.stop if not to_zero else sde.t_min if sde.t_min > 0 else 1e-3 * sde.t_max
     first, last = sde.level(start).lam, sde.level(lowest).lam
     if not math.isfinite(first):
         raise ValueError(
             f"OptimalGaussian needs noise and signal where it starts, got log(alpha / sigma) = "
             f"{first} at t = {start:g}; give start = {0.999 * start:g}"
         )
-    moves = grid.steps - leap
+    moves = grid.steps - to_zero
     free = min(moves, _CONTROLS)
     places = np.linspace(0, moves - 1, free) if free > 1 else np.zeros(1)
     mean = torch.tensor(grid.mean, dtype=torch.float64)
 
     def times(theta: np.ndarray) -> tuple[float, ...]:
-        """Step lengths exp(theta), and with a last leap a part that is left out, sharing a span."""
+        """Step lengths exp(theta) that share a span, with a part left out before a move to 0."""
         steps = np.exp(np.interp(np.arange(moves), places, theta[:free]))
-        unused = steps.mean() * math.exp(theta[free]) if leap else 0.0
-        walked = first + (last - first) * np.cumsum(steps) / (steps.sum() + unused)
-        inner = sde.time(torch.from_numpy(walked)).tolist()
-        if not leap:
+        unused = steps.mean() * math.exp(theta[free]) if to_zero else 0.0
+        lams = first + (last - first) * np.cumsum(steps) / (steps.sum() + unused)
+        inner = sde.time(torch.from_numpy(lams)).tolist()
+        if not to_zero:
             inner[-1] = lowest
-        return (start, *inner, 0.0) if leap else (start, *inner)
+        return (start, *inner, 0.0) if to_zero else (start, *inner)
 
     def residuals(points: tuple[float, ...]) -> np.ndarray:
         sampler = Sampler(grid.solver, Times(*points))
@@ -114,7 +114,7 @@ def _optimal(grid: OptimalGaussian, sde: SDE) -> tuple[float, ...]:
     for known in (UniformLam, Karras):
         plain = known(grid.steps, start=start, stop=grid.stop)(sde)
         found = [tuple(plain.tolist())]
-        for guess in _guesses(sde.lam(plain).numpy(), places, leap):
+        for guess in _guesses(sde.lam(plain).numpy(), places, to_zero):
             fit = least_squares(
                 error, guess, bounds=(-_REACH, _REACH), ftol=1e-3, xtol=1e-3, max_nfev=15
             )
@@ -128,12 +128,12 @@ def _optimal(grid: OptimalGaussian, sde: SDE) -> tuple[float, ...]:
     return best
 
 
-def _guesses(lam: np.ndarray, places: np.ndarray, leap: bool) -> list[np.ndarray]:
+def _guesses(lam: np.ndarray, places: np.ndarray, to_zero: bool) -> list[np.ndarray]:
     """Where the search begins: a known grid, whole and with one more step of it left out."""
-    steps = np.log(np.diff(lam[:-1] if leap else lam))
+    steps = np.log(np.diff(lam[:-1] if to_zero else lam))
     steps = np.interp(places, np.arange(len(steps)), steps - steps.mean())
     edge = _REACH - 0.01
-    if not leap:
+    if not to_zero:
         return [steps.clip(-edge, edge)]
     return [np.append(steps, unused).clip(-edge, edge) for unused in (-edge, 0.0)]
 
@@ -148,14 +148,14 @@ def trajectory_grid(
 ) -> Times:
     """The times on a fine grid between which straight moves stray least, by dynamic programming.
 
-    Reference trajectories are walked on a fine grid t_0 > ... > t_m; the cost of a move i -> j is
+    Reference trajectories run on a fine grid t_0 > ... > t_m; the cost of a move i -> j is
     the distance of DDIM's single move from the reference point x_i to t_j from x_j, in x / alpha,
     root mean square over coordinates and averaged over trajectories. Of all ways from t_0 to t_m
     in `steps` moves, the one with the least sum is exact by dynamic programming in O(steps m^2)
     (Chen et al. 2024, 2405.11326).
 
     Args:
-        model: any score model; it is asked at each reference point once more.
+        model: any score model; it is evaluated at each reference point once more.
         x: states at the reference's first time, shape (batch, *event); a few tens are enough.
         steps: number of moves wanted, fewer than the reference's.
         reference: a deterministic sampler; DPMSolverPP() on UniformLam(64) unless given.
@@ -175,15 +175,17 @@ def trajectory_grid(
         raise ValueError(
             f"the reference must be noise-free, got {fine.solver!r}; take DPMSolverPP()"
         )
-    walk = list(fine.iterate(model, x, noise=ReplayNoise([])))
-    if not 1 <= check_count("steps", steps) < len(walk):
-        raise ValueError(f"steps must be less than the reference's {len(walk) - 1}, got {steps}")
-    cost = np.full((len(walk), len(walk)), math.inf)
-    for i, (_, t, at, _) in enumerate(walk[:-1]):
+    fine_path = list(fine.iterate(model, x, noise=ReplayNoise([])))
+    if not 1 <= check_count("steps", steps) < len(fine_path):
+        raise ValueError(
+            f"steps must be less than the reference's {len(fine_path) - 1}, got {steps}"
+        )
+    cost = np.full((len(fine_path), len(fine_path)), math.inf)
+    for i, (_, t, at, _) in enumerate(fine_path[:-1]):
         p = model(at, t)
-        for j in range(i + 1, len(walk)):
-            cost[i, j] = _stray(p.x0, p.eps, walk[j].x, walk[j].t)
-    total, came = np.full(len(walk), math.inf), []
+        for j in range(i + 1, len(fine_path)):
+            cost[i, j] = _stray(p.x0, p.eps, fine_path[j].x, fine_path[j].t)
+    total, came = np.full(len(fine_path), math.inf), []
     total[0] = 0.0
     for _ in range(steps):
         through = total[:, None] + cost
@@ -191,10 +193,10 @@ def trajectory_grid(
         total = through.min(0)
     if not math.isfinite(total[-1]):
         raise ValueError("the reference trajectories are not finite; take a finer reference")
-    path = [len(walk) - 1]
+    path = [len(fine_path) - 1]
     for before in reversed(came):
         path.append(int(before[path[-1]]))
-    return Times(*(float(walk[i].t.t) for i in reversed(path)))
+    return Times(*(float(fine_path[i].t.t) for i in reversed(path)))
 
 
 def _stray(x0: Tensor, eps: Tensor, x: Tensor, s: Level) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
@@ -15,7 +15,7 @@ from ..processes import SDE, VPSDE
 __all__ = ["Interior", "SinhSpacing", "VPTimeSpacing"]
 
 
-class _Spacing(Protocol):
+class Spacing(Protocol):
     """moves + 1 values of log(alpha / sigma) from first to last, float64."""
 
     def __call__(self, first: float, last: float, moves: int) -> Tensor: ...
@@ -43,7 +43,8 @@ class SinhSpacing:
     def __call__(self, first: float, last: float, moves: int) -> Tensor:
         middle = -math.log(self.centre)
         ends = [math.asinh((lam - middle) / self.width) for lam in (first, last)]
-        return middle + self.width * torch.linspace(*ends, moves + 1, dtype=torch.float64).sinh()
+        ramp = torch.linspace(ends[0], ends[1], moves + 1, dtype=torch.float64)
+        return middle + self.width * ramp.sinh()
 
 
 @dataclass(frozen=True)
@@ -81,41 +82,51 @@ class Interior:
     same holds at the other end, where little is left to remove.
 
     Args:
-        steps: number of moves, the last one to 0 included, at least 2.
-        high: sigma / alpha of the first time; t_max on a process that does not reach it.
+        steps: number of moves, the last one to 0 included; 1 is that move alone.
+        high: sigma / alpha of the first time; t_max on a process that does not reach it, or if
+            None. Where alpha = 0 at t_max, one move leads from there to 0.999 t_max first.
         low: sigma / alpha of the last positive time; t_min on a process that does not go so far,
             or if None.
         spacing: of the moves between them.
 
     >>> from scoregen import EDMSDE
     >>> [round(t, 3) for t in Interior(4, high=20.0, low=0.05)(EDMSDE()).tolist()]
-    [20.0, 1.594, 0.273, 0.05, 0.0]
+    [20.0, 1.5, 0.374, 0.05, 0.0]
     """
 
     steps: int
-    high: float = 20.0
+    high: float | None = 20.0
     low: float | None = 0.05
-    spacing: _Spacing = SinhSpacing()
+    spacing: Spacing = SinhSpacing()
 
     def __post_init__(self) -> None:
-        check_count("steps", self.steps, 2)
-        check_number("high", self.high, 0.0, open_low=True)
+        check_count("steps", self.steps)
+        high = math.inf if self.high is None else self.high
+        check_number("high", high, 0.0, open_low=True)
         if self.low is not None:
-            check_number("low", self.low, 0.0, self.high, open_low=True, open_high=True)
+            check_number("low", self.low, 0.0, high, open_low=True, open_high=True)
 
     def __call__(self, sde: SDE) -> Tensor:
         first, last = sde.level(sde.t_max).lam, sde.level(sde.t_min).lam
-        begin, end = max(-math.log(self.high), first), last
-        if self.low is not None:
-            end = min(-math.log(self.low), last)
+        if self.high is None and first == -math.inf:
+            inside = 0.999 * sde.t_max
+            if self.steps == 1:
+                return torch.tensor([sde.t_max, 0.0], dtype=torch.float64)
+            rest = replace(self, steps=self.steps - 1, high=math.exp(-sde.level(inside).lam))(sde)
+            return torch.cat([rest.new_tensor([sde.t_max]), rest])
+        begin = first if self.high is None else max(-math.log(self.high), first)
+        end = last if self.low is None else min(-math.log(self.low), last)
         if not math.isfinite(end) or not begin < end:
             raise ValueError(
                 f"Interior needs log(alpha / sigma) to rise between its ends, got {begin:g} and "
                 f"{end:g} on {sde!r}; give another high or low"
             )
-        times = sde.time(self.spacing(begin, end, self.steps - 1))
+        if self.steps == 1:
+            times = sde.time(torch.tensor([begin], dtype=torch.float64))
+        else:
+            times = sde.time(self.spacing(begin, end, self.steps - 1))
+            if end == last:
+                times[-1] = sde.t_min
         if begin == first:
             times[0] = sde.t_max
-        if end == last:
-            times[-1] = sde.t_min
         return torch.cat([times, times.new_zeros(1)])

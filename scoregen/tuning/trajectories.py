@@ -18,7 +18,7 @@ from .levenberg import Data
 from .tuned import basis_of, out_of, size
 
 _MOVES = 60  # of a trajectory whose end is a target
-_ROWS = 1024  # evaluated at once
+_ROWS = 256  # evaluated at once: larger batches leave the cache
 
 
 class Trajectories:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, is_dataclass
 from typing import Any, Literal, NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -11,10 +12,11 @@ import torch
 from torch import Tensor
 
 from .._checks import check_choice
+from .._files import digest
 from ..grids import Times
 from ..models import Prediction, ScoreModel, ScoreNetwork
 from ..models.base import Given
-from ..models.parameterization import X0, Eps, Score
+from ..models.parameterization import X0, Eps, LearnedVariance, Score
 from ..noise import Noise
 from ..processes import SDE, Level
 from ..sampling import Sampler, Solver
@@ -117,8 +119,8 @@ class Tuned(Solver):
             len(row) != 2 + i for i, row in enumerate(self.rows)
         ):
             raise ValueError(
-                f"{len(self.times)} times need {len(self.times) + 1} rows of 2, 3, ... numbers, got "
-                f"{[len(row) for row in self.rows]}"
+                f"{len(self.times)} times need {len(self.times) + 1} rows of 2, 3, ... numbers, "
+                f"got {[len(row) for row in self.rows]}"
             )
         if len(self.mean) != math.prod(self.event):
             raise ValueError(
@@ -224,12 +226,20 @@ def out_of(p: Prediction, basis: Basis) -> Tensor:
     return p.combine(-p.t.sigma / s, p.t.alpha / s)
 
 
+def parameterizations(model: ScoreModel) -> set[type]:
+    """What the networks inside predict; a model without any stands for itself."""
+    kinds: set[type] = set()
+    for inner in model.modules():
+        if isinstance(inner, ScoreNetwork):
+            meaning = inner.parameterization
+            kinds.add(type(meaning.inner if isinstance(meaning, LearnedVariance) else meaning))
+    return kinds or {type(model)}
+
+
 def basis_of(model: ScoreModel) -> Basis:
     """eps and x0 for networks of these; v for all others, whose error no conversion enlarges."""
-    kinds = {
-        type(inner.parameterization) for inner in model.modules() if isinstance(inner, ScoreNetwork)
-    }
-    if kinds and kinds <= {Eps, Score}:
+    kinds = parameterizations(model)
+    if kinds <= {Eps, Score}:
         return "eps"
     return "x0" if kinds == {X0} else "v"
 
@@ -250,8 +260,35 @@ def identity(model: ScoreModel) -> tuple[str, Condition]:
     versions = tuple(n for tensor in tensors for n in (tensor.data_ptr(), tensor._version))
     known = _KNOWN.get(model)
     if known is None or known[0] != versions:
-        known = _KNOWN[model] = versions, fingerprint(model)
+        known = _KNOWN[model] = versions, _with_settings(model)
     return known[1], describe_condition(condition)
+
+
+def _with_settings(model: ScoreModel) -> str:
+    """`fingerprint`, and every plain attribute of every module, private ones included.
+
+    The scale of a guidance, which decides the result as weights do, is such an attribute.
+    """
+    machinery = set(vars(torch.nn.Module()))
+    lines = [fingerprint(model)]
+    for name, module in model.named_modules():
+        own = {k: v for k, v in vars(module).items() if k not in machinery}
+        lines.append(f"{name} {type(module).__qualname__} {_text(own)}")
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:12]
+
+
+def _text(value: Any) -> str:
+    """A value in words that say all of it; functions and foreign objects by their class alone."""
+    if isinstance(value, Tensor):
+        return digest([("", value)])
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{k!r}: {_text(value[k])}" for k in sorted(value, key=repr)) + "}"
+    if isinstance(value, list | tuple):
+        return "(" + ", ".join(map(_text, value)) + ")"
+    plain = value is None or isinstance(value, bool | int | float | str)
+    if plain or (is_dataclass(value) and not isinstance(value, type)):
+        return repr(value)
+    return type(value).__qualname__
 
 
 def describe_condition(condition: dict[str, Any]) -> Condition:

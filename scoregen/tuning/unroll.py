@@ -113,8 +113,8 @@ def as_table(sampler: Sampler, model: ScoreModel, event: tuple[int, ...]) -> Tun
     table = unroll(sampler, model.sde, basis_of(model), count)
     if any(b <= a for a, b in pairwise(table.lams)):
         raise ValueError(
-            f"{sampler.solver!r} evaluates the model twice at one time or back in time; only methods "
-            "of one evaluation a move are tables of this kind"
+            f"{sampler.solver!r} evaluates the model twice at one time or back in time; only "
+            "methods of one evaluation a move are tables of this kind"
         )
     network, condition = identity(model)
     return Tuned(

@@ -12,6 +12,7 @@ from .card import Card, Imported, as_origin
 from .densities import as_distribution
 from .densities import logdensity as logdensity_fn
 from .densities import potential as potential_fn
+from .diffusers import from_diffusers
 from .distributions import from_distribution
 from .edm import from_edm
 from .guided import from_guided_diffusion
@@ -30,6 +31,7 @@ __all__ = [
     "as_k_diffusion",
     "as_origin",
     "from_azula",
+    "from_diffusers",
     "from_distribution",
     "from_edm",
     "from_guided_diffusion",

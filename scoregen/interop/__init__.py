@@ -3,8 +3,8 @@
 In: `from_diffusers`, `from_edm`, `from_score_sde`, `from_guided_diffusion`, `from_k_diffusion`,
 `from_azula`, `from_velocity`, `from_lucidrains`, `from_distribution`, `from_torchebm`; each model
 carries a `card`, and `as_origin(model, steps)` gives the origin's own sampler. Out:
-`as_k_diffusion`, `as_azula`, `as_distribution`, `potential_fn` and `logdensity_fn` (pyro's and
-blackjax's own words), `to_torchebm`.
+`as_diffusers_scheduler`, `as_k_diffusion`, `as_azula`, `as_distribution`, `potential_fn` and
+`logdensity_fn` (pyro's and blackjax's own words), `to_torchebm`.
 """
 
 from .azula import ScheduleSDE, as_azula, from_azula
@@ -13,6 +13,7 @@ from .densities import as_distribution
 from .densities import logdensity as logdensity_fn
 from .densities import potential as potential_fn
 from .diffusers import from_diffusers
+from .diffusers_scheduler import as_diffusers_scheduler
 from .distributions import from_distribution
 from .edm import from_edm
 from .guided import from_guided_diffusion
@@ -27,6 +28,7 @@ __all__ = [
     "Imported",
     "ScheduleSDE",
     "as_azula",
+    "as_diffusers_scheduler",
     "as_distribution",
     "as_k_diffusion",
     "as_origin",

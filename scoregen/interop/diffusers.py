@@ -77,8 +77,8 @@ def from_diffusers(
     if not isinstance(net, nn.Module) or not hasattr(net, "config"):
         raise TypeError(f"need a network of diffusers or its folder, got {type(net).__name__}")
     kind, config = type(scheduler).__name__, dict(scheduler.config)
-    _check_scheduler(kind, config)
-    sde, slot, clock, times, sign = _slots(kind, config, scheduler)
+    check_scheduler(kind, config)
+    sde, slot, clock, times, sign = slots(kind, config, scheduler)
     unet: Any = net.config
     if _doubled(unet, kind, config, learned):
         slot = LearnedVariance(slot)
@@ -126,7 +126,7 @@ def _load(source: str | Path, scheduler: Any) -> tuple[nn.Module, Any]:
         text, where = str(config.parent), {"local_files_only": True}
     if scheduler is None:
         kind, stated = _stated(path, (*CHAINS, *FLOWS, *EDMS))
-        _check_scheduler(kind, stated)
+        check_scheduler(kind, stated)
         scheduler = getattr(library, kind).from_config(stated)
     network, _ = _stated(config, NETWORKS)
     net = getattr(library, network).from_pretrained(text, use_safetensors=True, **where)
@@ -151,7 +151,7 @@ def _stated(path: Path, known: tuple[str, ...]) -> tuple[str, dict[str, Any]]:
     return str(name), stated
 
 
-def _check_scheduler(kind: str, config: Mapping[str, Any]) -> None:
+def check_scheduler(kind: str, config: Mapping[str, Any]) -> None:
     """Refuse what could change numbers without being understood."""
     if kind not in (*CHAINS, *FLOWS, *EDMS):
         raise ValueError(
@@ -167,7 +167,7 @@ def _check_scheduler(kind: str, config: Mapping[str, Any]) -> None:
         )
 
 
-def _slots(
+def slots(
     kind: str, config: Mapping[str, Any], scheduler: Any
 ) -> tuple[SDE, Parameterization, Clock, str, float]:
     """Process, parameterization, clock, its words for the card, and the sign of the output."""

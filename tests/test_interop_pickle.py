@@ -80,7 +80,9 @@ def network() -> nn.Module:
 def test_a_snapshot_comes_back_as_data(tmp_path: Path, writer: Any, protocol: int) -> None:
     net = network()
     ema = _Persistent("EDMPrecond", net, {"img_resolution": 32, "label_dim": 10, "sigma": 0.5})
+    shared = np.arange(3.0)
     whole = {
+        "twice": [shared, shared], "big-endian": np.arange(3, dtype=">i4"),
         "ema": ema, "loss": (1, -2.5, None, True), "names": ["a", "b"], "kept": {1, 2},
         "array": np.arange(6, dtype=np.float32).reshape(2, 3), "number": np.float64(0.25),
         "big": 2**70, "raw": b"bytes", "dtype": torch.float16, "order": OrderedDict(x=1),
@@ -103,6 +105,9 @@ def test_a_snapshot_comes_back_as_data(tmp_path: Path, writer: Any, protocol: in
         (1, -2.5, None, True), ["a", "b"], 2**70, b"bytes",
     )  # fmt: skip
     assert (got["kept"], got["order"], got["number"]) == ({1, 2}, {"x": 1}, 0.25)
+    for array in got["twice"]:
+        np.testing.assert_array_equal(array, shared)
+    np.testing.assert_array_equal(got["big-endian"], [0, 1, 2])
     np.testing.assert_array_equal(got["array"], np.arange(6, dtype=np.float32).reshape(2, 3))
 
 

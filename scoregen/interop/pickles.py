@@ -70,6 +70,10 @@ class _Mark:
     """Where a run of items on the stack begins."""
 
 
+class _Array:
+    """An array of numpy before its state."""
+
+
 def read_pickle(path: str | Path) -> Any:
     """What a pickle of EDM, EDM2 or another of NVIDIA's projects holds, as plain data.
 
@@ -149,12 +153,6 @@ class _Machine:
     def _pop(self, _: Any) -> None:
         self.stack.pop()
 
-    def _pop_mark(self, _: Any) -> None:
-        self._items()
-
-    def _dup(self, _: Any) -> None:
-        self.stack.append(self.stack[-1])
-
     def _memoize(self, _: Any) -> None:
         self.memo[len(self.memo)] = self.stack[-1]
 
@@ -233,8 +231,11 @@ class _Machine:
             raise _Refused("holds the opcode BINPERSID, which no network needs")
 
     def _build(self, _: Any) -> None:
-        state = self.stack.pop()
-        self.stack[-1] = _built(self.stack[-1], state)
+        state, thing = self.stack.pop(), self.stack.pop()
+        built = _built(thing, state)
+        self.stack.append(built)
+        if built is not thing:  # later references mean the finished one
+            self.memo = {k: built if v is thing else v for k, v in self.memo.items()}
 
 
 IGNORED = ("PROTO", "FRAME")
@@ -307,17 +308,12 @@ def _built(thing: Any, state: Any) -> Any:
         flat = np.frombuffer(raw, dtype=dtype)
         return flat.reshape(shape, order="F" if fortran else "C").copy()
     if isinstance(thing, Record | dict):
-        parts = state if isinstance(state, tuple) else (state,)
-        for part in parts:
+        for part in state if isinstance(state, tuple) else (state,):
             _mapping(thing).update(part or {})
         return thing
     if isinstance(thing, Tensor):
         return thing
     raise ValueError(f"state for a {type(thing).__name__}")
-
-
-class _Array:
-    """An array of numpy before its state."""
 
 
 def _dtype(code: str) -> np.dtype[Any]:
@@ -363,15 +359,9 @@ def _tensor(storage: Tensor, offset: int, size: Any, stride: Any, *rest: Any) ->
 
 def _persistent(meta: Any) -> Record:
     """An object of NVIDIA's persistence: its class by name, its arguments, its state."""
-    meta = meta.state if isinstance(meta, Record) else meta
     state = dict(meta.get("state") or {})
     args, kwargs = state.pop("_init_args", ()), state.pop("_init_kwargs", {})
-    kwargs = kwargs.state if isinstance(kwargs, Record) else kwargs
     return Record(str(meta["class_name"]), tuple(args), dict(kwargs), state)
-
-
-def _scalar(dtype: np.dtype[Any], raw: bytes) -> Any:
-    return np.frombuffer(raw, dtype=dtype)[0]
 
 
 def _encoded(text: str, code: str) -> bytes:
@@ -387,6 +377,7 @@ def _buffered(raw: bytes, dtype: np.dtype[Any], shape: tuple[int, ...], order: s
     return flat.reshape(shape, order="F" if order == "F" else "C").copy()
 
 
+CORES = ("core", "_core")  # where numpy keeps its own, before and after 2.0
 MAKERS: dict[str, Callable[..., Any]] = {
     "_codecs.encode": _encoded,
     "torch_utils.persistence._reconstruct_persistent_obj": _persistent,
@@ -397,11 +388,13 @@ MAKERS: dict[str, Callable[..., Any]] = {
     "copyreg._reconstructor": lambda cls, *rest: _new(cls, ()),
     "copy_reg._reconstructor": lambda cls, *rest: _new(cls, ()),
     "copyreg.__newobj__": lambda cls, *args: _new(cls, args),
-    "numpy.core.numeric._frombuffer": _buffered,
-    "numpy._core.numeric._frombuffer": _buffered,
+    **{f"numpy.{core}.numeric._frombuffer": _buffered for core in CORES},
     **{
         f"numpy.{core}.multiarray.{name}": maker
         for core in ("core", "_core")
-        for name, maker in {"_reconstruct": lambda *a: _Array(), "scalar": _scalar}.items()
+        for name, maker in {
+            "_reconstruct": lambda *a: _Array(),
+            "scalar": lambda dtype, raw: np.frombuffer(raw, dtype)[0],
+        }.items()
     },
 }

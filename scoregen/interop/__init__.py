@@ -2,9 +2,10 @@
 
 In: `from_diffusers`, `from_edm`, `from_score_sde`, `from_guided_diffusion`, `from_k_diffusion`,
 `from_azula`, `from_velocity`, `from_lucidrains`, `from_distribution`, `from_torchebm`; each model
-carries a `card`, and `as_origin(model, steps)` gives the origin's own sampler. Out:
-`as_k_diffusion`, `as_azula`, `as_distribution`, `potential_fn` and `logdensity_fn` (pyro's and
-blackjax's own words), `to_torchebm`.
+carries a `card`, and `as_origin(model, steps)` gives the origin's own sampler; `read_pickle`
+reads NVIDIA's files as data. Out:
+`as_diffusers_scheduler`, `as_k_diffusion`, `as_azula`, `as_distribution`, `potential_fn` and
+`logdensity_fn` (pyro's and blackjax's own words), `to_torchebm`.
 """
 
 from .azula import ScheduleSDE, as_azula, from_azula
@@ -12,11 +13,14 @@ from .card import Card, Imported, as_origin
 from .densities import as_distribution
 from .densities import logdensity as logdensity_fn
 from .densities import potential as potential_fn
+from .diffusers import from_diffusers
+from .diffusers_scheduler import as_diffusers_scheduler
 from .distributions import from_distribution
 from .edm import from_edm
 from .guided import from_guided_diffusion
 from .k_diffusion import as_k_diffusion, from_k_diffusion
 from .lucidrains import from_lucidrains
+from .pickles import Record, read_pickle
 from .score_sde import from_score_sde
 from .torchebm import from_torchebm, to_torchebm
 from .velocity import from_velocity
@@ -24,12 +28,15 @@ from .velocity import from_velocity
 __all__ = [
     "Card",
     "Imported",
+    "Record",
     "ScheduleSDE",
     "as_azula",
+    "as_diffusers_scheduler",
     "as_distribution",
     "as_k_diffusion",
     "as_origin",
     "from_azula",
+    "from_diffusers",
     "from_distribution",
     "from_edm",
     "from_guided_diffusion",
@@ -40,5 +47,6 @@ __all__ = [
     "from_velocity",
     "logdensity_fn",
     "potential_fn",
+    "read_pickle",
     "to_torchebm",
 ]

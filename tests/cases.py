@@ -69,7 +69,7 @@ SPECIAL: dict[str, Callable[[], list[Any]]] = {
     "RestartGrid": lambda: [grids.RestartGrid(grids.UniformTime(4), low=0.25, high=0.75)],
     "BAOAB": lambda: [mcmc.BAOAB(0.05)],
     "OBABO": lambda: [mcmc.OBABO(0.05)],
-    "HMC": lambda: [mcmc.HMC(0.05, leaps=3)],
+    "HMC": lambda: [mcmc.HMC(0.05, leapfrog_steps=3)],
     "MALA": lambda: [mcmc.MALA(0.02)],
     "DualAveraging": lambda: [mcmc.DualAveraging(mcmc.MALA(0.02), warmup=3)],
     "SGLD": lambda: [mcmc.SGLD(0.01)],

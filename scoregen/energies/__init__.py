@@ -10,6 +10,7 @@ from .conservative import (
     ScoreEnergy,
     check_energy_sign,
     curl,
+    energy_change,
     energy_from_score,
     line_integral,
 )
@@ -19,7 +20,6 @@ from .energy import (
     EnergyPrediction,
     Potential,
     ReconstructionEnergy,
-    energy_change,
     energy_of,
 )
 

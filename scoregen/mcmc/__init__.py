@@ -14,13 +14,22 @@ from .diagnostics import (
     run_chains,
     split_rhat,
 )
-from .evidence import Evidence, annealed_importance, thermodynamic_integration
+from .evidence import (
+    Evidence,
+    annealed_importance,
+    both_directions,
+    reverse_annealed_importance,
+)
 from .hamiltonian import HMC, leapfrog
+from .integration import thermodynamic_integration
+from .kernel import Kernel, MoveReport, StepSize
 from .kinetic import BAOAB, OBABO, Kinetic, KineticState
 from .langevin import Langevin, NCSNStep, NCSNv2Step
-from .metropolis import MALA, ChainState, Metropolis, StepSize
+from .levels import adaptive_levels
+from .metropolis import MALA, ChainState, Metropolis
+from .resampling import effective, systematic
 from .sgld import SGLD, PolynomialDecay, PosteriorEnergy
-from .tuning import DualAveraging, TunedState
+from .tuning import DualAveraging, Scaled, TunedState
 
 __all__ = [
     "BAOAB",
@@ -30,27 +39,35 @@ __all__ = [
     "DualAveraging",
     "Evidence",
     "HMC",
+    "Kernel",
     "Kinetic",
     "KineticState",
     "Langevin",
     "MALA",
     "Metropolis",
+    "MoveReport",
     "NCSNStep",
     "NCSNv2Step",
     "OBABO",
     "PolynomialDecay",
     "SGLD",
+    "Scaled",
     "StepSize",
     "PosteriorEnergy",
     "TunedState",
+    "adaptive_levels",
     "annealed_importance",
     "autocorrelation",
     "autocorrelation_time",
+    "both_directions",
     "chain_report",
+    "effective",
     "ess",
     "leapfrog",
     "rank_normalised",
+    "reverse_annealed_importance",
     "run_chains",
     "split_rhat",
+    "systematic",
     "thermodynamic_integration",
 ]

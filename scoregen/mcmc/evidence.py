@@ -341,8 +341,8 @@ def both_directions(forward: Evidence, backward: Evidence) -> Evidence:
 
     >>> forward = Evidence(0.0, -1.0, 1.0, 9.0, torch.zeros(9), torch.zeros(9, 1), -1.0)
     >>> backward = forward._replace(certified_low=-math.inf, certified_high=2.0)
-    >>> both_directions(forward, backward)[:3]
-    (0.0, -1.0, 2.0)
+    >>> both_directions(forward, backward)[1:3]
+    (-1.0, 2.0)
     """
     if not math.isfinite(backward.certified_high) or not math.isfinite(forward.certified_low):
         raise ValueError(

@@ -73,6 +73,8 @@ SPECIAL: dict[str, Callable[[], list[Any]]] = {
     "MALA": lambda: [mcmc.MALA(0.02)],
     "DualAveraging": lambda: [mcmc.DualAveraging(mcmc.MALA(0.02), warmup=3)],
     "SGLD": lambda: [mcmc.SGLD(0.01)],
+    "FeynmanKac": lambda: [mcmc.FeynmanKac(kernel=mcmc.MALA(0.02))],
+    "RewardSteering": lambda: [mcmc.RewardSteering(scoregen.DDIM(1.0), mcmc.PolynomialDecay(0.1))],
     "DDIM": lambda: [scoregen.DDIM(), scoregen.DDIM(0.5), scoregen.DDIM(1.0)],
     "Ancestral": lambda: [scoregen.Ancestral("small"), scoregen.Ancestral("large")],
     "ProbabilityFlow": lambda: [
@@ -91,7 +93,11 @@ SPECIAL: dict[str, Callable[[], list[Any]]] = {
     ],
 }
 # Solvers that need a model of their own kind; their own tests run them.
-APART = {"SGLD": "a sum over data rows"}
+APART = {
+    "SGLD": "a sum over data rows",
+    "FeynmanKac": "the batch is one population",
+    "RewardSteering": "the batch is one population",
+}
 MISSING: list[str] = []
 
 

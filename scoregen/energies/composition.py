@@ -7,6 +7,7 @@ ordinary diffusion samplers are biased on a `Product`; MCMC at each level is not
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any
@@ -103,7 +104,8 @@ class Product(Weighted):
     Args:
         *models: score models of one process, each with its own condition bound by `given`;
             time-free energies (`Potential`) join at every level.
-        weights: exponents, one per model; all 1 unless given.
+        weights: exponents, one per model, not zero; all 1 unless given. (1 + w, -w) on a
+            conditional and an unconditional model is guidance of strength w.
 
     >>> from scoregen.energies import Potential
     >>> half = Potential(lambda x: x.square().sum(1) / 2)
@@ -116,7 +118,9 @@ class Product(Weighted):
         weights = [1.0] * len(models) if weights is None else weights
         if len(weights) != len(models):
             raise ValueError(f"need one weight per model ({len(models)}), got {len(weights)}")
-        self.weights = tuple(check_number("a weight", w, 0.0, open_low=True) for w in weights)
+        self.weights = tuple(check_number("a weight", w) for w in weights)
+        if not all(w and math.isfinite(w) for w in self.weights):
+            raise ValueError(f"weights must be finite and not zero, got {self.weights}")
 
     def weights_at(self, t: Level) -> Sequence[Any]:
         return self.weights

@@ -29,6 +29,8 @@ from .levels import adaptive_levels
 from .metropolis import MALA, ChainState, Metropolis
 from .resampling import effective, systematic
 from .sgld import SGLD, PolynomialDecay, PosteriorEnergy
+from .smc import FeynmanKac, Population, RewardSteering, factors, weight_rate
+from .transitions import transition_log_prob
 from .tuning import DualAveraging, Scaled, TunedState
 
 __all__ = [
@@ -38,6 +40,7 @@ __all__ = [
     "Chains",
     "DualAveraging",
     "Evidence",
+    "FeynmanKac",
     "HMC",
     "Kernel",
     "Kinetic",
@@ -50,6 +53,8 @@ __all__ = [
     "NCSNv2Step",
     "OBABO",
     "PolynomialDecay",
+    "Population",
+    "RewardSteering",
     "SGLD",
     "Scaled",
     "StepSize",
@@ -62,6 +67,7 @@ __all__ = [
     "both_directions",
     "chain_report",
     "effective",
+    "factors",
     "ess",
     "leapfrog",
     "rank_normalised",
@@ -70,4 +76,6 @@ __all__ = [
     "split_rhat",
     "systematic",
     "thermodynamic_integration",
+    "transition_log_prob",
+    "weight_rate",
 ]

@@ -57,7 +57,7 @@ def thermodynamic_integration(
         TypeError: for a model that has only a score.
         ValueError: for a kernel that is not invariant.
 
-    >>> from scoregen import Gaussian, Potential, StaticSDE, UniformTime
+    >>> from scoregen import MALA, Gaussian, Potential, StaticSDE, UniformTime
     >>> from scoregen.energies import GeometricPath
     >>> from scoregen.noise import SampleNoise
     >>> start = Gaussian(StaticSDE(), torch.zeros(1), 1.0)

@@ -51,7 +51,7 @@ def adaptive_levels(
         repeats: moves at each level.
         most: levels at most.
 
-    >>> from scoregen import Gaussian, Potential, StaticSDE
+    >>> from scoregen import MALA, Gaussian, Potential, StaticSDE
     >>> from scoregen.energies import GeometricPath
     >>> from scoregen.noise import SampleNoise
     >>> first = Gaussian(StaticSDE(), torch.zeros(1), 1.0)

@@ -27,7 +27,7 @@ from torch import Tensor
 import scoregen as sg
 from scoregen.mcmc import ess
 
-CHAINS, DIMENSIONS, LEAPS = 64, 10, 5
+CHAINS, DIMENSIONS, LEAPFROG_STEPS = 64, 10, 5
 VARIANCES = torch.logspace(-1, 0, DIMENSIONS)
 LANGEVIN_STEP, HMC_STEP, MALA_STEP = 0.02, 0.25, 0.06
 
@@ -42,7 +42,7 @@ def ours() -> dict[str, Run]:
     model = sg.Potential(energy)
     solvers: dict[str, tuple[sg.Solver, float]] = {
         "Langevin": (sg.Langevin(LANGEVIN_STEP), 1),
-        "HMC": (sg.HMC(HMC_STEP, leaps=LEAPS), LEAPS),
+        "HMC": (sg.HMC(HMC_STEP, leapfrog_steps=LEAPFROG_STEPS), LEAPFROG_STEPS),
         "MALA": (sg.MALA(MALA_STEP), 1),
         "BAOAB": (sg.mcmc.BAOAB(0.25), 1),
     }
@@ -74,8 +74,8 @@ def torchebm() -> dict[str, Run]:
     samplers: dict[str, tuple[Any, float]] = {
         "Langevin": (LangevinDynamics(Target(), step_size=LANGEVIN_STEP), 1),
         "HMC": (
-            HamiltonianMonteCarlo(Target(), step_size=HMC_STEP, n_leapfrog_steps=LEAPS),
-            LEAPS,
+            HamiltonianMonteCarlo(Target(), step_size=HMC_STEP, n_leapfrog_steps=LEAPFROG_STEPS),
+            LEAPFROG_STEPS,
         ),
     }
 
@@ -105,7 +105,7 @@ def blackjax() -> dict[str, Run]:
         return -(x**2 / variances).sum() / 2
 
     kernels: dict[str, tuple[Any, float]] = {
-        "HMC": (bj.hmc(logdensity, HMC_STEP, jnp.ones(DIMENSIONS), LEAPS), LEAPS),
+        "HMC": (bj.hmc(logdensity, HMC_STEP, jnp.ones(DIMENSIONS), LEAPFROG_STEPS), LEAPFROG_STEPS),
         "MALA": (bj.mala(logdensity, MALA_STEP), 1),
     }
 

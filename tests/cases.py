@@ -76,10 +76,12 @@ SPECIAL: dict[str, Callable[[], list[Any]]] = {
     "RestartGrid": lambda: [grids.RestartGrid(grids.UniformTime(4), low=0.25, high=0.75)],
     "BAOAB": lambda: [mcmc.BAOAB(0.05)],
     "OBABO": lambda: [mcmc.OBABO(0.05)],
-    "HMC": lambda: [mcmc.HMC(0.05, leaps=3)],
+    "HMC": lambda: [mcmc.HMC(0.05, leapfrog_steps=3)],
     "MALA": lambda: [mcmc.MALA(0.02)],
     "DualAveraging": lambda: [mcmc.DualAveraging(mcmc.MALA(0.02), warmup=3)],
     "SGLD": lambda: [mcmc.SGLD(0.01)],
+    "FeynmanKac": lambda: [mcmc.FeynmanKac(kernel=mcmc.MALA(0.02))],
+    "RewardSteering": lambda: [mcmc.RewardSteering(scoregen.DDIM(1.0), mcmc.PolynomialDecay(0.1))],
     "DDIM": lambda: [scoregen.DDIM(), scoregen.DDIM(0.5), scoregen.DDIM(1.0)],
     "Ancestral": lambda: [scoregen.Ancestral("small"), scoregen.Ancestral("large")],
     "ProbabilityFlow": lambda: [
@@ -98,7 +100,11 @@ SPECIAL: dict[str, Callable[[], list[Any]]] = {
     ],
 }
 # Solvers that need a model of their own kind; their own tests run them.
-APART = {"SGLD": "a sum over data rows"}
+APART = {
+    "SGLD": "a sum over data rows",
+    "FeynmanKac": "the batch is one population",
+    "RewardSteering": "the batch is one population",
+}
 MISSING: list[str] = []
 
 

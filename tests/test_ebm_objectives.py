@@ -192,7 +192,8 @@ def contrastive(moves: int = 3) -> ContrastiveDivergence:
 
 def persistent(n: int, seed: int = 5) -> PersistentContrastiveDivergence:
     buffer = ReplayBuffer(normal(n, 1, seed=seed), restart=0.0)
-    return PersistentContrastiveDivergence(Sampler(HMC(0.8, leaps=2), Constant(0.0, 2)), buffer)
+    sampler = Sampler(HMC(0.8, leapfrog_steps=2), Constant(0.0, 2))
+    return PersistentContrastiveDivergence(sampler, buffer)
 
 
 @pytest.mark.parametrize(

@@ -284,12 +284,12 @@ def test_line_integral_on_a_mixture() -> None:
         found = line_integral(hidden, x, y, t, nodes=32, pieces=4)
         error = (found.difference - exact).abs()
         assert error.max() < 1e-8
-        assert found.error.max() < 1e-6
+        assert found.error.max() < 1e-4  # the default tolerance
     # few nodes: wrong, and the estimate says so, row by row
     exact = model.energy_difference(x, y, 0.05)
     seen = 0
     for nodes in (4, 8, 16, 32):
-        rough = line_integral(hidden, x, y, 0.05, nodes=nodes)
+        rough = line_integral(hidden, x, y, 0.05, nodes=nodes, tolerance=math.inf)
         error = (rough.difference - exact).abs()
         trusted = rough.error < 1e-6
         seen += int(trusted.sum())

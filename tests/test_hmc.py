@@ -34,11 +34,11 @@ def double_hump() -> GaussianMixture:
     return GaussianMixture(STATIC, torch.tensor([0.4, 0.6]), means, torch.tensor([0.3, 0.6]))
 
 
-def leaps_matrix(v: float, h: float, leaps: int) -> Tensor:
+def leapfrog_matrix(v: float, h: float, steps: int) -> Tensor:
     """The linear map of (x, p), from unit inputs."""
     model = gauss(v)
     x, p = torch.eye(2, dtype=F64).unsqueeze(2)
-    here, p = leapfrog(model, model(x, 0.0), p, ZERO, h, leaps)
+    here, p = leapfrog(model, model(x, 0.0), p, ZERO, h, steps)
     return torch.stack([here.x.flatten(), p.flatten()])
 
 
@@ -46,20 +46,20 @@ def leaps_matrix(v: float, h: float, leaps: int) -> Tensor:
 @pytest.mark.parametrize("v", [0.5, 1.0, 3.0])
 def test_leapfrog_is_symplectic_and_keeps_its_shadow(v: float, h: float) -> None:
     w = 1 / math.sqrt(v)
-    for leaps in (1, 5):
-        m = leaps_matrix(v, h, leaps)
+    for steps in (1, 5):
+        m = leapfrog_matrix(v, h, steps)
         assert float(torch.linalg.det(m)) == pytest.approx(1.0, abs=1e-12)
         # conserves p^2 + w^2 (1 - h^2 w^2 / 4) x^2 exactly
         shadow = torch.diag(torch.tensor([w**2 * (1 - (h * w) ** 2 / 4), 1.0], dtype=F64))
         torch.testing.assert_close(m.mT @ shadow @ m, shadow, rtol=1e-12, atol=1e-12)
-        # and turns by arccos(1 - h^2 w^2 / 2) per leap
-        turn = leaps * math.acos(1 - (h * w) ** 2 / 2)
+        # and turns by arccos(1 - h^2 w^2 / 2) per step
+        turn = steps * math.acos(1 - (h * w) ** 2 / 2)
         assert float(m.trace()) == pytest.approx(2 * math.cos(turn), abs=1e-11)
 
 
 def test_leapfrog_is_unstable_beyond_two() -> None:
-    assert leaps_matrix(1.0, 1.99, 50).abs().max() < 30
-    assert leaps_matrix(1.0, 2.05, 50).abs().max() > 1e5
+    assert leapfrog_matrix(1.0, 1.99, 50).abs().max() < 30
+    assert leapfrog_matrix(1.0, 2.05, 50).abs().max() > 1e5
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.5])
@@ -71,8 +71,8 @@ def test_leapfrog_goes_back_and_is_second_order(temperature: float) -> None:
     torch.testing.assert_close(back.x, x, rtol=1e-10, atol=1e-10)
     torch.testing.assert_close(-r, p, rtol=1e-10, atol=1e-10)
 
-    def error(leaps: int) -> Tensor:
-        there, q = leapfrog(model, model(x, 0.0), p, ZERO, 1 / leaps, leaps, temperature)
+    def error(steps: int) -> Tensor:
+        there, q = leapfrog(model, model(x, 0.0), p, ZERO, 1 / steps, steps, temperature)
         kinetic = (q.square() - p.square()).sum(1) / 2
         change = model.energy_difference(x, there.x, 0.0) / temperature + kinetic
         return change.abs().mean()
@@ -80,11 +80,11 @@ def test_leapfrog_goes_back_and_is_second_order(temperature: float) -> None:
     assert math.log2(float(error(20) / error(40))) == pytest.approx(2.0, abs=0.2)
 
 
-@pytest.mark.parametrize(("h", "leaps"), [(0.8, 1), (0.8, 3), (1.3, 4)])
-def test_acceptance_and_crooks_average(h: float, leaps: int) -> None:
+@pytest.mark.parametrize(("h", "steps"), [(0.8, 1), (0.8, 3), (1.3, 4)])
+def test_acceptance_and_crooks_average(h: float, steps: int) -> None:
     """E exp(-dH) = 1 and E min(1, exp(-dH)) = (4 / pi) arctan sqrt(-e1 / e2), by quadrature."""
     v = 0.7
-    m = leaps_matrix(v, h, leaps)
+    m = leapfrog_matrix(v, h, steps)
     root = torch.diag(torch.tensor([math.sqrt(v), 1.0], dtype=F64))
     energy = torch.diag(torch.tensor([1 / v, 1.0], dtype=F64))
     form = root @ (m.mT @ energy @ m - energy) @ root  # 2 dH in standard normal variables
@@ -96,7 +96,8 @@ def test_acceptance_and_crooks_average(h: float, leaps: int) -> None:
     p = u.repeat(len(u)).unsqueeze(1)
     both = (weight.unsqueeze(1) * weight).flatten()
     model = gauss(v)
-    _, ratio = HMC(h, leaps=leaps).propose(model, model(x, 0.0), ZERO, ZERO, h, ReplayNoise([p]))
+    solver = HMC(h, leapfrog_steps=steps)
+    _, ratio, _ = solver.propose(model, model(x, 0.0), ZERO, h, ReplayNoise([p]))
     if max(abs(e1), abs(e2)) < 3:  # else the average is carried by where the grid does not reach
         assert float((both * ratio.exp()).sum()) == pytest.approx(1.0, abs=1e-3)
     mean = float((both * ratio.clamp(max=0).exp()).sum())
@@ -118,10 +119,10 @@ def test_acceptance_of_many_independent_coordinates() -> None:
     assert float(state.acceptance.mean()) == pytest.approx(exact, abs=5 * error)
 
 
-def test_hmc_of_one_leap_is_mala() -> None:
+def test_hmc_of_one_step_is_mala() -> None:
     model, x, z = double_hump(), normal(50, 1), normal(50, 1, seed=1)
     u = normal(50, seed=2)
-    one, first = HMC(0.6, leaps=1).step(model, x, ZERO, ZERO, None, ReplayNoise([z, u]))
+    one, first = HMC(0.6, leapfrog_steps=1).step(model, x, ZERO, ZERO, None, ReplayNoise([z, u]))
     two, second = MALA(0.18).step(model, x, ZERO, ZERO, None, ReplayNoise([z, u]))
     torch.testing.assert_close(one, two)
     torch.testing.assert_close(first.acceptance, second.acceptance)
@@ -131,7 +132,7 @@ def test_hmc_of_one_leap_is_mala() -> None:
 def test_hmc_detailed_balance(temperature: float) -> None:
     """p(x) N(p) accept(x, p) = p(y) N(p') accept(y, -p'), point by point."""
     model, n = double_hump(), 400
-    solver = HMC(0.7, leaps=4, temperature=temperature)
+    solver = HMC(0.7, leapfrog_steps=4, temperature=temperature)
     x, p, sure = normal(n, 1), normal(n, 1, seed=1), torch.full((n,), -30.0, dtype=F64)
     y, there = solver.step(model, x, ZERO, ZERO, None, ReplayNoise([p, sure]))
     here, q = leapfrog(model, model(x, 0.0), p, ZERO, 0.7, 4, temperature)
@@ -200,7 +201,7 @@ def test_first_momentum_is_thermal_and_the_state_is_kept() -> None:
     torch.testing.assert_close(given.momentum, math.sqrt(0.5) * z[0])  # never mutated
 
 
-@pytest.mark.parametrize("solver", [BAOAB(0.25), OBABO(0.1), HMC(0.5, leaps=4)], ids=str)
+@pytest.mark.parametrize("solver", [BAOAB(0.25), OBABO(0.1), HMC(0.5, leapfrog_steps=4)], ids=str)
 def test_samples_of_a_mixture(solver: BAOAB | OBABO | HMC) -> None:
     """Distance to the exact law, at a false alarm rate of 1e-6 plus the known bias of a step."""
     n, target = 6000, double_hump()

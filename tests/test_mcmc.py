@@ -24,6 +24,7 @@ from scoregen.mcmc import (
     SGLD,
     Chains,
     DualAveraging,
+    Kernel,
     Langevin,
     Metropolis,
     NCSNStep,
@@ -224,7 +225,9 @@ def drift(solver: Solver, model: ScoreModel, logp: Callable[[Tensor], Tensor]) -
     return found
 
 
-@pytest.mark.parametrize("solver", [MALA(0.3), MALA(0.3, temperature=2.0), HMC(0.5, leaps=3)])
+@pytest.mark.parametrize(
+    "solver", [MALA(0.3), MALA(0.3, temperature=2.0), HMC(0.5, leapfrog_steps=3)]
+)
 def test_metropolis_leaves_the_target_invariant(solver: Metropolis) -> None:
     target = double_hump()
     found = drift(solver, target, lambda x: target.log_prob(x, 0.0) / solver.temperature)
@@ -233,8 +236,8 @@ def test_metropolis_leaves_the_target_invariant(solver: Metropolis) -> None:
     # the same quadrature sees a mistake: without the acceptance the target moves
     class Always(MALA):
         def propose(self, *arguments: Any) -> Any:
-            there, ratio = super().propose(*arguments)
-            return there, torch.zeros_like(ratio)
+            there, ratio, error = super().propose(*arguments)
+            return there, torch.zeros_like(ratio), error
 
     assert max(map(abs, drift(Always(0.3), target, lambda x: target.log_prob(x, 0.0)))) > 1e-2
 
@@ -275,7 +278,7 @@ def chi_squared(x: Tensor, variance: float) -> float:
 
 @pytest.mark.parametrize(
     "solver",
-    [MALA(1.2), HMC(1.1, leaps=2), MALA(0.8, temperature=0.5)],
+    [MALA(1.2), HMC(1.1, leapfrog_steps=2), MALA(0.8, temperature=0.5)],
     ids=["mala", "hmc", "cold"],
 )
 def test_chains_that_start_right_stay_right(solver: Metropolis) -> None:
@@ -299,7 +302,7 @@ def test_unadjusted_chain_fails_the_same_test() -> None:
     assert chi_squared(out, 1.0) < 1e-6
 
 
-@pytest.mark.parametrize("solver", [MALA(0.4), HMC(0.6, leaps=3)], ids=["mala", "hmc"])
+@pytest.mark.parametrize("solver", [MALA(0.4), HMC(0.6, leapfrog_steps=3)], ids=["mala", "hmc"])
 def test_geweke_joint(solver: Metropolis) -> None:
     """theta ~ N(0, 1), y ~ N(theta, 1): alternating exact y and moves of theta keeps the joint."""
     n = 10_000
@@ -322,11 +325,11 @@ def test_geweke_joint(solver: Metropolis) -> None:
 SOLVERS: list[Solver] = [
     Langevin(0.1),
     MALA(0.5),
-    HMC(0.4, leaps=3),
+    HMC(0.4, leapfrog_steps=3),
     BAOAB(0.3),
     OBABO(0.3),
     DualAveraging(MALA(0.5), 8),
-    DualAveraging(HMC(0.5, leaps=2), 8),
+    DualAveraging(HMC(0.5, leapfrog_steps=2), 8),
 ]
 
 
@@ -361,7 +364,7 @@ def test_batch_mates_never_matter(solver: Solver, event: tuple[int, ...]) -> Non
     [
         (Langevin(0.1), 10),
         (MALA(0.1), 11),
-        (HMC(0.1, leaps=4), 41),
+        (HMC(0.1, leapfrog_steps=4), 41),
         (BAOAB(0.1), 11),
         (OBABO(0.1), 11),
     ],
@@ -406,7 +409,7 @@ def test_bad_settings_are_refused() -> None:
         lambda: MALA(0.0),
         lambda: MALA(-1.0),
         lambda: MALA(0.1, temperature=0.0),
-        lambda: HMC(0.1, leaps=0),
+        lambda: HMC(0.1, leapfrog_steps=0),
         lambda: BAOAB(0.1, friction=-1.0),
         lambda: DualAveraging(MALA(0.1), 10, target=1.0),
         lambda: Langevin(0.1, temperature=-1.0),
@@ -423,10 +426,10 @@ def test_a_network_with_only_a_score_can_be_corrected() -> None:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = ScoreNetwork(MLP((2,), hidden=16, depth=1), VP, Eps())
-    for solver in (MALA(0.01), HMC(0.05, leaps=2)):
+    for solver in (MALA(0.01), HMC(0.05, leapfrog_steps=2)):
         with Counted(model) as count:
             out = Sampler(solver, Constant(0.3, 3)).sample(model, (4, 2))
-        leaps = getattr(solver, "leaps", 1)
+        leaps = getattr(solver, "leapfrog_steps", 1)
         assert count.rows == 4 * (1 + 3 * (leaps + 8))
         assert torch.isfinite(out).all()
 
@@ -462,7 +465,7 @@ def test_divergence_is_reported() -> None:
         )
     # Metropolis refuses the proposals, stays finite, and says so
     chains = run_chains(
-        Sampler(HMC(3.0, leaps=20), Constant(0.0, 150)),
+        Sampler(HMC(3.0, leapfrog_steps=20), Constant(0.0, 150)),
         steep,
         torch.ones(3, 2),
         noise=SampleNoise(0),
@@ -483,7 +486,7 @@ def test_divergence_is_reported() -> None:
 
 
 def test_good_run_has_no_warning() -> None:
-    sampler = Sampler(HMC(1.0, leaps=2), Constant(0.0, 600))
+    sampler = Sampler(HMC(1.0, leapfrog_steps=2), Constant(0.0, 600))
     chains = run_chains(sampler, gauss(), normal(8, 1), noise=SampleNoise(0), warmup=100, thin=2)
     assert chains.draws.shape == (8, 250, 1)
     found = chain_report(chains)
@@ -645,7 +648,7 @@ def test_prior_times_likelihood_reaches_the_posterior() -> None:
     exact = GaussianMixture(
         STATIC, log_w.softmax(0), (after * (m / v + y / noise)).unsqueeze(1), after
     )
-    for solver in (MALA(0.3), HMC(0.5, leaps=3)):
+    for solver in (MALA(0.3), HMC(0.5, leapfrog_steps=3)):
         out = Sampler(solver, Constant(0.0, 60)).run(model, normal(n, 1), noise=SampleNoise(0))
         assert ks(out, mixture_cdf(exact)) < ks_bound(n)
 
@@ -711,13 +714,13 @@ def test_naive_sum_of_scores_is_biased_and_mala_is_not_on_mixtures() -> None:
 # log Z
 
 
-class Exact(Solver):
+class Exact(Kernel):
     """Perfect transitions of N(0, 1 / l(t)) with l = 1 / t^2: a fresh draw at every move."""
 
-    direction = "fixed"
+    invariant = True
 
-    def step(self, model: Any, x: Tensor, t: Level, s: Level, state: Any, noise: Any) -> Any:
-        return t.t * noise(x, t, s), None
+    def transition(self, model: Any, x: Tensor, t: Level, state: Any, noise: Any) -> Any:
+        return t.t * noise(x, t, t), None
 
 
 class Precision(Potential):
@@ -835,7 +838,7 @@ def test_log_z_within_its_interval(name: str, method: Any) -> None:
     # integration needs draws at equilibrium; importance weights do not
     importance = method is annealed_importance
     kernel: Solver = (
-        MALA(step) if importance else HMC(leap, leaps=2 if name == "noise levels" else 3)
+        MALA(step) if importance else HMC(leap, leapfrog_steps=2 if name == "noise levels" else 3)
     )
     within, widths = 0, []
     for seed in range(100):
@@ -857,7 +860,7 @@ def test_log_z_needs_energies_and_a_kernel_that_stays() -> None:
     model = double_hump(VP)
     with pytest.raises(TypeError, match="fixed"):
         annealed_importance(DDIM(), UniformTime(3), model, normal(9, 1), noise=SampleNoise(0))
-    with pytest.raises(ValueError, match="temperature"):
+    with pytest.raises(ValueError, match="temperature 1"):
         thermodynamic_integration(
             MALA(0.1, 2.0), UniformTime(3), model, normal(9, 1), noise=SampleNoise(0)
         )

@@ -84,7 +84,7 @@ def train(objective: Any, x: Tensor, steps: int) -> sg.energies.EnergyNetwork:
 SAMPLERS: dict[str, sg.Solver] = {
     "ULA": sg.Langevin(0.002),
     "MALA": sg.mcmc.DualAveraging(sg.MALA(0.002), warmup=200),
-    "HMC": sg.mcmc.DualAveraging(sg.HMC(0.06, leaps=8), warmup=200),
+    "HMC": sg.mcmc.DualAveraging(sg.HMC(0.06, leapfrog_steps=8), warmup=200),
 }
 
 

@@ -52,7 +52,7 @@ def main() -> None:
     rows = []
 
     before = time.perf_counter()
-    solver = sg.mcmc.DualAveraging(sg.HMC(0.05, leaps=12), warmup=200)
+    solver = sg.mcmc.DualAveraging(sg.HMC(0.05, leapfrog_steps=12), warmup=200)
     noise = sg.noise.SampleNoise(0)
     sampler = sg.Sampler(solver, sg.Constant(0.0, 1200))
     chains = sg.run_chains(sampler, model, start, noise=noise, warmup=200)

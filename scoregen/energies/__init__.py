@@ -6,12 +6,11 @@ Start with `Potential`, `EnergyNetwork` and `energy_from_score`.
 from .composition import GeometricPath, Mixture, Negated, Product, Tempered
 from .conservative import (
     Curl,
-    LineIntegral,
     ScoreEnergy,
     check_energy_sign,
     curl,
+    energy_change,
     energy_from_score,
-    line_integral,
 )
 from .energy import (
     EnergyModel,
@@ -19,9 +18,9 @@ from .energy import (
     EnergyPrediction,
     Potential,
     ReconstructionEnergy,
-    energy_change,
     energy_of,
 )
+from .line import LineIntegral, line_integral
 
 __all__ = [
     "GeometricPath",

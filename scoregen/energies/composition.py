@@ -7,6 +7,7 @@ ordinary diffusion samplers are biased on a `Product`; MCMC at each level is not
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any
@@ -36,11 +37,11 @@ def _common_process(models: Sequence[ScoreModel]) -> SDE:
 
 
 def _own_level(sde: SDE, model: ScoreModel, t: Level) -> Level:
-    """The level to ask a part at: a time-free part of a moving whole has only its own."""
+    """The level of a part: a time-free part of a moving whole has only its own."""
     return t if model.sde == sde else model.sde.level(0.0)
 
 
-class _Weighted(EnergyModel):
+class Weighted(EnergyModel):
     """E(x, t) = sum_i w_i(t) E_i(x, t). Works for models that have only a score, too."""
 
     def __init__(self, models: Sequence[ScoreModel]):
@@ -55,7 +56,7 @@ class _Weighted(EnergyModel):
         """One weight per model at a level."""
 
     def parts(self, t: Level) -> list[tuple[Any, ScoreModel, Level]]:
-        """(weight, model, the level to ask it at) of every model that counts at this level."""
+        """(weight, model, its own level) of every model that counts at this level."""
         found = []
         for weight, model in zip(self.weights_at(t), self.models, strict=True):
             if isinstance(model, ScoreModel) and (isinstance(weight, Tensor) or weight != 0):
@@ -97,13 +98,14 @@ def _per_sample(weight: Any) -> Any:
     return weight.reshape(-1) if isinstance(weight, Tensor) else weight
 
 
-class Product(_Weighted):
+class Product(Weighted):
     """p_t(x) proportional to prod_i p_i,t(x)^w_i: experts that must all agree, prior x likelihood.
 
     Args:
         *models: score models of one process, each with its own condition bound by `given`;
             time-free energies (`Potential`) join at every level.
-        weights: exponents, one per model; all 1 unless given.
+        weights: exponents, one per model, not zero; all 1 unless given. (1 + w, -w) on a
+            conditional and an unconditional model is guidance of strength w.
 
     >>> from scoregen.energies import Potential
     >>> half = Potential(lambda x: x.square().sum(1) / 2)
@@ -116,13 +118,15 @@ class Product(_Weighted):
         weights = [1.0] * len(models) if weights is None else weights
         if len(weights) != len(models):
             raise ValueError(f"need one weight per model ({len(models)}), got {len(weights)}")
-        self.weights = tuple(check_number("a weight", w, 0.0, open_low=True) for w in weights)
+        self.weights = tuple(check_number("a weight", w) for w in weights)
+        if not all(w and math.isfinite(w) for w in self.weights):
+            raise ValueError(f"weights must be finite and not zero, got {self.weights}")
 
     def weights_at(self, t: Level) -> Sequence[Any]:
         return self.weights
 
 
-class Tempered(_Weighted):
+class Tempered(Weighted):
     """p_t(x)^(1 / T) / Z: E / T, flatter for T > 1, sharper for T < 1.
 
     Args:
@@ -143,7 +147,7 @@ class Tempered(_Weighted):
         return (1 / self.temperature,)
 
 
-class Negated(_Weighted):
+class Negated(Weighted):
     """1 / p_t(x): -E, a factor that pushes away. Alone it has no finite mass.
 
     Args:
@@ -162,7 +166,7 @@ class Negated(_Weighted):
         return (-1.0,)
 
 
-class GeometricPath(_Weighted):
+class GeometricPath(Weighted):
     """E(x, t) = t E_reference(x) + (1 - t) E_target(x) on `StaticSDE`, t from 1 down to 0.
 
     The geometric path of annealed importance sampling (Neal 2001, physics/9803008).
@@ -183,8 +187,8 @@ class GeometricPath(_Weighted):
         super().__init__([reference, target])
         if not isinstance(self.sde, StaticSDE):
             raise ValueError(
-                "a bridge joins two time-free models on StaticSDE; for a model at one level of a "
-                "process use energy_from_score(model, t)"
+                "a geometric path joins two time-free models on StaticSDE; for a model at one "
+                "level of a process use energy_from_score(model, t)"
             )
 
     def weights_at(self, t: Level) -> Sequence[Any]:
@@ -200,7 +204,7 @@ class Mixture(EnergyModel):
         log_z: log normalisers of exp(-E_k), one per model; zero suits exact densities.
 
     Raises:
-        TypeError: when asked, if a model has only a score: shares need energies.
+        TypeError: when evaluated, if a model has only a score: shares need energies.
 
     >>> from scoregen import Gaussian
     >>> left, right = (Gaussian(StaticSDE(), torch.full((1,), m), 1.0) for m in (-2.0, 2.0))
@@ -228,7 +232,7 @@ class Mixture(EnergyModel):
         self.register_buffer("offset", offset)
         self.offset: Tensor
 
-    def _ask(self, x: Tensor, t: Level, **condition: Any) -> tuple[Tensor, Tensor]:
+    def _evaluated(self, x: Tensor, t: Level, **condition: Any) -> tuple[Tensor, Tensor]:
         scores, joints = [], []
         for model, offset in zip(self.models, self.offset, strict=True):
             if isinstance(model, ScoreModel):
@@ -243,10 +247,10 @@ class Mixture(EnergyModel):
         return torch.stack(scores, 1), torch.stack(joints, 1)
 
     def energy(self, x: Tensor, t: Level, **condition: Any) -> Tensor:
-        return -self._ask(x, t, **condition)[1].logsumexp(1)
+        return -self._evaluated(x, t, **condition)[1].logsumexp(1)
 
     def predict(self, x: Tensor, t: Level, **condition: Any) -> Prediction:
-        scores, joints = self._ask(x, t, **condition)
+        scores, joints = self._evaluated(x, t, **condition)
         share = joints.softmax(1).reshape(joints.shape + (1,) * (x.dim() - 1))
         energy = -joints.logsumexp(1)
         return EnergyPrediction(self.sde, t, x, score=(share * scores).sum(1), energy=energy)

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .._checks import check_number, check_same_shape
+from .._checks import check_number, check_same_shape, check_state
 from ..densities import Analytic
 from ..models import Clock, Conditions, Given, HalfLogSNR, Prediction, ScoreModel, conditions_of
 from ..models.network import check_network_condition
@@ -25,7 +25,6 @@ __all__ = [
     "EnergyNetwork",
     "EnergyPrediction",
     "Potential",
-    "energy_change",
     "energy_of",
 ]
 
@@ -63,19 +62,27 @@ def _checked(energy: object, x: Tensor) -> Tensor:
     return energy
 
 
+def _defined(score: Tensor, energy: Tensor) -> Tensor:
+    """The score where the energy is a number, nan where it is not."""
+    off = energy.detach().isnan().reshape(-1, *(1,) * (score.dim() - 1))
+    return score.masked_fill(off, float("nan"))
+
+
 class EnergyModel(ScoreModel):
     """A score model given by its energy, p_t(x) = exp(-E(x, t)) / Z(t); score = -grad_x E.
 
     Subclasses set `sde` and write `energy`. A time-free E(x) lives on `StaticSDE`, where only the
-    score and the energy exist. The gradient is taken under `torch.no_grad` too; where gradients
-    are enabled it is itself differentiable, so every objective can train it.
+    score and the energy exist. The gradient is taken under `torch.no_grad` too. Where gradients
+    are enabled and x or anything else that the energy is made of requires one, the score is itself
+    differentiable, so every objective can train it; else it holds no graph. Where the energy is
+    nan, off the support, there is no score: it is nan too.
 
     >>> class Quartic(EnergyModel):
     ...     sde = StaticSDE()
     ...     def energy(self, x, t, **condition):
     ...         return x.pow(4).sum(1) / 4
     >>> Quartic()(torch.full((1, 1), 2.0), 0.0).score
-    tensor([[-8.]], grad_fn=<NegBackward0>)
+    tensor([[-8.]])
     """
 
     @abstractmethod
@@ -103,6 +110,7 @@ class EnergyModel(ScoreModel):
             except RuntimeError:  # inside torch.func transforms no leaf can be made
                 return self._functional(x, t, condition)
             energy = _checked(self.energy(y, t, **condition), x)
+            graph = graph and (x.requires_grad or self._trains(energy, y))
             slope = None
             if energy.requires_grad:
                 (slope,) = torch.autograd.grad(
@@ -114,7 +122,24 @@ class EnergyModel(ScoreModel):
                 "follow: compute it from x with torch operations, without detach, numpy or no_grad"
             )
         energy = energy if graph else energy.detach()
-        return EnergyPrediction(self.sde, t, x, score=-slope, energy=energy)
+        return EnergyPrediction(self.sde, t, x, score=_defined(-slope, energy), energy=energy)
+
+    def _trains(self, energy: Tensor, y: Tensor) -> bool:
+        """Whether anything but y, a parameter or a captured tensor, can receive a gradient."""
+        if any(p.requires_grad for p in self.parameters()):
+            return True
+        todo, seen = [energy.grad_fn], {energy.grad_fn}
+        while todo:
+            node = todo.pop()
+            if node is None:
+                continue
+            if hasattr(node, "variable") and node.variable is not y:
+                return True
+            for after, _ in node.next_functions:
+                if after not in seen:
+                    seen.add(after)
+                    todo.append(after)
+        return False
 
     def _functional(self, x: Tensor, t: Level, condition: dict[str, Any]) -> Prediction:
         def total(y: Tensor) -> Tensor:
@@ -122,7 +147,7 @@ class EnergyModel(ScoreModel):
 
         energy, pull, *_ = torch.func.vjp(total, x)
         (slope,) = pull(torch.ones_like(energy))
-        return EnergyPrediction(self.sde, t, x, score=-slope, energy=energy)
+        return EnergyPrediction(self.sde, t, x, score=_defined(-slope, energy), energy=energy)
 
     def energy_difference(
         self, x: Tensor, y: Tensor, t: Level | float, *, nodes: int = 8, **condition: Any
@@ -167,7 +192,7 @@ class EnergyNetwork(EnergyModel):
         net: returns one number per sample; `ReconstructionEnergy` makes one of a network that
             returns x's shape.
         sde: the process it is trained on.
-        clock: what it is told the time is; half the log-SNR unless given.
+        clock: the time as the network reads it; half the log-SNR unless given.
 
     >>> from scoregen import MLP, VPSDE
     >>> model = EnergyNetwork(ReconstructionEnergy(MLP(event=(2,), hidden=16)), VPSDE())
@@ -242,7 +267,9 @@ def energy_of(
     >>> energy_of(model, torch.zeros(1, 2), 0.0)
     tensor([1.8379])
     """
-    level = t if isinstance(t, Level) else model.level(t, x)
+    if not isinstance(t, Level):
+        t = model.level(t, check_state(x))
+    level = t
     if isinstance(model, Given):
         return energy_of(model.model, x, level, **model.condition, **condition)
     if isinstance(model, Analytic):
@@ -253,27 +280,3 @@ def energy_of(
         f"{type(model).__name__} has a score but no energy; wrap it with energy_from_score(model, "
         "t), or use what needs only differences (MALA, HMC), which integrate the score"
     )
-
-
-def energy_change(
-    model: ScoreModel, before: Prediction, after: Prediction, t: Level, nodes: int = 8
-) -> Tensor:
-    """E(y) - E(x), shape (batch,), from two predictions at one level; costs nothing for energies.
-
-    Models that have only a score pay for `nodes` evaluations of the line integral.
-
-    Args:
-        model: the model that made both predictions.
-        before: the prediction at x.
-        after: the prediction at y.
-        t: the level of both.
-        nodes: Gauss-Legendre nodes where there is only a score.
-
-    >>> model = Potential(lambda x: x.square().sum(1) / 2)
-    >>> zero, one = model(torch.zeros(1, 1), 0.0), model(torch.ones(1, 1), 0.0)
-    >>> energy_change(model, zero, one, zero.t).item()
-    0.5
-    """
-    if isinstance(before, EnergyPrediction) and isinstance(after, EnergyPrediction):
-        return after.energy - before.energy
-    return model.energy_difference(before.x, after.x, t, nodes=nodes)

@@ -14,13 +14,24 @@ from .diagnostics import (
     run_chains,
     split_rhat,
 )
-from .evidence import Evidence, annealed_importance, thermodynamic_integration
+from .evidence import (
+    Evidence,
+    annealed_importance,
+    both_directions,
+    reverse_annealed_importance,
+)
 from .hamiltonian import HMC, leapfrog
+from .integration import thermodynamic_integration
+from .kernel import Kernel, MoveReport, StepSize
 from .kinetic import BAOAB, OBABO, Kinetic, KineticState
 from .langevin import Langevin, NCSNStep, NCSNv2Step
-from .metropolis import MALA, ChainState, Metropolis, StepSize
+from .levels import adaptive_levels
+from .metropolis import MALA, ChainState, Metropolis
+from .resampling import effective, systematic
 from .sgld import SGLD, PolynomialDecay, PosteriorEnergy
-from .tuning import DualAveraging, TunedState
+from .smc import FeynmanKac, Population, RewardSteering, factors, weight_rate
+from .transitions import transition_log_prob
+from .tuning import DualAveraging, Scaled, TunedState
 
 __all__ = [
     "BAOAB",
@@ -29,28 +40,42 @@ __all__ = [
     "Chains",
     "DualAveraging",
     "Evidence",
+    "FeynmanKac",
     "HMC",
+    "Kernel",
     "Kinetic",
     "KineticState",
     "Langevin",
     "MALA",
     "Metropolis",
+    "MoveReport",
     "NCSNStep",
     "NCSNv2Step",
     "OBABO",
     "PolynomialDecay",
+    "Population",
+    "RewardSteering",
     "SGLD",
+    "Scaled",
     "StepSize",
     "PosteriorEnergy",
     "TunedState",
+    "adaptive_levels",
     "annealed_importance",
     "autocorrelation",
     "autocorrelation_time",
+    "both_directions",
     "chain_report",
+    "effective",
+    "factors",
     "ess",
     "leapfrog",
     "rank_normalised",
+    "reverse_annealed_importance",
     "run_chains",
     "split_rhat",
+    "systematic",
     "thermodynamic_integration",
+    "transition_log_prob",
+    "weight_rate",
 ]

@@ -10,12 +10,16 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from tqdm.auto import tqdm
 
-from .._checks import DivergenceError, check_count, check_state
+from .._checks import DivergenceError, check_count, check_finite, check_state
+from ..energies import EnergyPrediction
 from ..models import Counted, ScoreModel
 from ..models.base import evaluating
-from ..noise import Noise
+from ..noise import Noise, SampleNoise, TorchNoise
+from ..processes import Level, StaticSDE
 from ..sampling import Sampler
+from .kernel import Kernel
 
 __all__ = [
     "ChainReport",
@@ -166,8 +170,8 @@ class Chains(NamedTuple):
         evaluations: evaluations of the model per chain after the warmup.
         moves: moves per chain after the warmup.
 
-    >>> Chains(torch.zeros(1, 4), None, None, None, 4.0, 4).moves
-    4
+    >>> Chains(torch.zeros(1, 4), None, None, None, 4.0, 4)
+    Chains(1 chains of 4 draws of shape (), moves=4, evaluations=4)
     """
 
     draws: Tensor
@@ -177,6 +181,16 @@ class Chains(NamedTuple):
     evaluations: float
     moves: int
 
+    def __repr__(self) -> str:
+        chains, count, *event = self.draws.shape
+        parts = [f"{chains} chains of {count} draws of shape {tuple(event)}"]
+        if self.acceptance is not None:
+            parts.append(f"acceptance={float(self.acceptance.double().mean()):.3g}")
+        if self.divergent is not None:
+            parts.append(f"divergent={int(self.divergent.sum())}")
+        parts += [f"moves={self.moves}", f"evaluations={self.evaluations:g}"]
+        return f"Chains({', '.join(parts)})"
+
 
 @torch.no_grad()
 def run_chains(
@@ -184,9 +198,11 @@ def run_chains(
     model: ScoreModel,
     x: Tensor,
     *,
-    noise: Noise,
+    seed: int | torch.Generator | None = None,
+    noise: Noise | None = None,
     warmup: int = 0,
     thin: int = 1,
+    progress: bool = False,
 ) -> Chains:
     """Run one chain per row and keep its draws.
 
@@ -194,38 +210,49 @@ def run_chains(
         sampler: an MCMC solver on a grid that stays, such as `Constant(t, warmup + moves)`.
         model: a score model.
         x: one start per chain, shape (chains, *event); spread them wider than the target.
-        noise: where z comes from.
+        seed: an integer, or a torch.Generator where speed matters more; 0 unless given.
+        noise: where z comes from, in place of a seed.
         warmup: moves that are not kept.
         thin: keep every thin-th draw.
+        progress: show a bar.
 
     Raises:
-        DivergenceError: if a chain left the finite numbers.
+        DivergenceError: if a chain left the finite numbers, or ended where its energy is nan.
 
     >>> from scoregen import MALA, Constant, Potential
-    >>> from scoregen.noise import SampleNoise
     >>> model = Potential(lambda x: x.square().sum(1) / 2)
     >>> sampler = Sampler(MALA(1.0), Constant(0.0, 600))
-    >>> chains = run_chains(sampler, model, torch.zeros(8, 1), noise=SampleNoise(0), warmup=100)
+    >>> chains = run_chains(sampler, model, torch.zeros(8, 1), seed=0, warmup=100)
     >>> chains.draws.shape, chains.evaluations
     (torch.Size([8, 500, 1]), 500.0)
     """
     check_count("warmup", warmup, 0)
     check_count("thin", thin)
+    check_state(x)
+    check_finite("x", x)
+    noise, solver = _source(seed, noise), sampler.solver
+    if solver.direction != "fixed":
+        raise TypeError(f"chains need an MCMC kernel, such as MALA(0.1), got {solver!r}")
     kept, times = [], []
     accepted = divergent = step_size = None
     started = moves = 0
     with evaluating(model), Counted(model) as count:
-        for index, level, after, state in sampler.iterate(model, x, noise=noise):
+        steps = sampler.iterate(model, x, noise=noise)
+        if progress:
+            total = len(sampler.levels(model.sde))
+            steps = iter(tqdm(steps, total=total, desc=type(solver).__name__, leave=False))
+        last = x
+        for index, level, after, state in steps:
+            last = after
             if index <= warmup:
                 started = count.rows
                 continue
             moves += 1
-            acceptance = getattr(state, "acceptance", None)
-            if acceptance is not None:
+            report = solver.report(state) if isinstance(solver, Kernel) else None
+            if report is not None:
+                acceptance, lost, step_size = report
                 accepted = acceptance if accepted is None else accepted + acceptance
-                lost = getattr(state, "divergent").long()  # noqa: B009
-                divergent = lost if divergent is None else divergent + lost
-            step_size = getattr(state, "step_size", step_size)
+                divergent = lost.long() if divergent is None else divergent + lost.long()
             if moves % thin == 0:
                 kept.append(after)
                 times.append((index, level.t))
@@ -237,9 +264,33 @@ def run_chains(
         first = int((~finite).any(0).nonzero()[0])
         rows = (~finite[:, first]).nonzero().flatten().tolist()
         raise DivergenceError(*times[first], rows, draws[:, first - 1] if first else x)
+    off = _off_support(model, last, level)
+    if off:
+        raise DivergenceError(index, level.t, off, last)
     rate = None if accepted is None else accepted / moves
     evaluations = (count.rows - started) / max(len(x), 1)
     return Chains(draws, rate, divergent, step_size, evaluations, moves)
+
+
+def _source(seed: int | torch.Generator | None, noise: Noise | None) -> Noise:
+    """The noise of a run: the caller's own, or one made from a seed."""
+    if noise is not None:
+        if seed is not None:
+            raise ValueError("give a seed or a noise source, not both")
+        return noise
+    if isinstance(seed, torch.Generator):
+        return TorchNoise(seed)
+    # draw 0 of a seed is the start that a sampler makes from it
+    return SampleNoise(0 if seed is None else seed, draw=1)
+
+
+def _off_support(model: ScoreModel, x: Tensor, level: Level) -> list[int]:
+    """Rows whose energy is nan at the end: no later move was there to notice."""
+    p = model.predict(x, level) if level.sigma > 0 or isinstance(model.sde, StaticSDE) else None
+    if not isinstance(p, EnergyPrediction):
+        return []
+    rows: list[int] = p.energy.isnan().nonzero().flatten().tolist()
+    return rows
 
 
 class ChainReport(NamedTuple):

@@ -12,7 +12,8 @@ from ..energies import energy_change
 from ..models import Prediction, ScoreModel
 from ..noise import Noise
 from ..processes import Level
-from .metropolis import Metropolis, StepSize, column, total
+from .kernel import StepSize
+from .metropolis import Metropolis, column, total
 
 __all__ = ["HMC", "leapfrog"]
 
@@ -23,12 +24,12 @@ def leapfrog(
     momentum: Tensor,
     t: Level,
     h: Any,
-    leaps: int,
+    steps: int,
     temperature: float = 1.0,
 ) -> tuple[Prediction, Tensor]:
-    """`leaps` steps of p += h/2 F; x += h p; p += h/2 F, with the force F = score / temperature.
+    """`steps` steps of p += h/2 F; x += h p; p += h/2 F, with the force F = score / temperature.
 
-    Symplectic, reversible, of second order (Neal 2011, 1206.1901). Costs `leaps` evaluations.
+    Symplectic, reversible, of second order (Neal 2011, 1206.1901). Costs `steps` evaluations.
 
     Args:
         model: predicts at a level.
@@ -36,7 +37,7 @@ def leapfrog(
         momentum: shaped like x.
         t: the level.
         h: step in time, a float or one per sample of shape (batch,).
-        leaps: steps.
+        steps: how many.
         temperature: of the target p_t^(1 / temperature).
 
     Returns:
@@ -53,44 +54,44 @@ def leapfrog(
     h = column(h, momentum)
     kick = h / temperature
     momentum = momentum + kick / 2 * here.score
-    for leap in range(1, leaps + 1):
+    for step in range(1, steps + 1):
         here = model(here.x + h * momentum, t)
-        momentum = momentum + (kick if leap < leaps else kick / 2) * here.score
+        momentum = momentum + (kick if step < steps else kick / 2) * here.score
     return here, momentum
 
 
 @dataclass(frozen=True)
 class HMC(Metropolis):
-    """Fresh momentum p ~ N(0, I), `leaps` leapfrog steps of length h, accept by exp(-dH).
+    """Fresh momentum p ~ N(0, I), `leapfrog_steps` steps of length h, accept by exp(-dH).
 
-    H = E / T + |p|^2 / 2 (Duane et al. 1987; Neal 2011, 1206.1901). One leap is MALA with
-    h_MALA = h^2 / 2. Costs `leaps` evaluations per move.
+    H = E / T + |p|^2 / 2 (Duane et al. 1987; Neal 2011, 1206.1901). One step is MALA with
+    h_MALA = h^2 / 2. Costs `leapfrog_steps` evaluations per move.
 
     Args:
         step_size: h in time, or a rule that gives it from the level.
-        leaps: leapfrog steps per move.
+        leapfrog_steps: per move.
         temperature: T of the target p_t^(1 / T).
         nodes: of the line integral, for models with a score only.
 
-    >>> HMC(0.2, leaps=5).target
+    >>> HMC(0.2, leapfrog_steps=5).target
     0.8
     """
 
     step_size: StepSize
-    leaps: int = 10
+    leapfrog_steps: int = 10
     temperature: float = 1.0
     nodes: int = 8
     target: ClassVar[float] = 0.8
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_count("leaps", self.leaps)
+        check_count("leapfrog_steps", self.leapfrog_steps)
 
     def propose(
-        self, model: ScoreModel, here: Prediction, t: Level, s: Level, h: Any, noise: Noise
-    ) -> tuple[Prediction, Tensor]:
-        before = noise(here.x, t, s)
-        there, after = leapfrog(model, here, before, t, h, self.leaps, self.temperature)
+        self, model: ScoreModel, here: Prediction, t: Level, h: Any, noise: Noise
+    ) -> tuple[Prediction, Tensor, Tensor]:
+        before = noise(here.x, t, t)
+        there, after = leapfrog(model, here, before, t, h, self.leapfrog_steps, self.temperature)
         kinetic = total(after.square() - before.square()) / 2
-        rise = energy_change(model, here, there, t, self.nodes) / self.temperature
-        return there, -rise - kinetic
+        rise = energy_change(model, here, there, t, self.nodes)
+        return there, -rise.difference / self.temperature - kinetic, rise.error

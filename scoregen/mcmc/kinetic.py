@@ -16,8 +16,8 @@ from .._checks import check_number
 from ..models import Prediction, ScoreModel
 from ..noise import Noise
 from ..processes import Level
-from ..sampling import Solver
-from .metropolis import StepSize, check_step_size, refuse_clean, resumed, step_at
+from .kernel import Kernel, StepSize, check_positive, check_step_size, step_at
+from .metropolis import resumed
 
 __all__ = ["BAOAB", "OBABO", "Kinetic", "KineticState"]
 
@@ -33,7 +33,7 @@ class KineticState(NamedTuple):
     momentum: Tensor | None
 
 
-class Kinetic(Solver):
+class Kinetic(Kernel):
     """What `BAOAB` and `OBABO` share: the momentum in the state, N(0, T) at the start.
 
     >>> issubclass(BAOAB, Kinetic)
@@ -43,13 +43,12 @@ class Kinetic(Solver):
     step_size: StepSize
     friction: float
     temperature: float
-    direction = "fixed"
     nfe = None
 
     def __post_init__(self) -> None:
         check_step_size(self.step_size)
-        check_number("friction", self.friction, 0.0)
-        check_number("temperature", self.temperature, 0.0, open_low=True)
+        check_number("friction", self.friction, 0.0, math.inf, open_high=True)
+        check_positive("temperature", self.temperature)
 
     @abstractmethod
     def move(
@@ -58,31 +57,25 @@ class Kinetic(Solver):
         here: Prediction,
         p: Tensor,
         t: Level,
-        s: Level,
         h: float,
         noise: Noise,
     ) -> tuple[Prediction, Tensor]:
         """(prediction at the new x, new momentum) after one step of length h."""
 
-    def thermostat(
-        self, p: Tensor, h: float, like: Tensor, t: Level, s: Level, noise: Noise
-    ) -> Tensor:
+    def thermostat(self, p: Tensor, h: float, like: Tensor, t: Level, noise: Noise) -> Tensor:
         """exp(-gamma h) p + sqrt(T (1 - exp(-2 gamma h))) z: friction and noise, exactly."""
         spread = math.sqrt(-self.temperature * math.expm1(-2 * self.friction * h))
-        return math.exp(-self.friction * h) * p + spread * noise(like, t, s)
+        return math.exp(-self.friction * h) * p + spread * noise(like, t, t)
 
-    def step(
-        self, model: ScoreModel, x: Tensor, t: Level, s: Level, state: Any, noise: Noise
+    def transition(
+        self, model: ScoreModel, x: Tensor, t: Level, state: Any, noise: Noise
     ) -> tuple[Tensor, Any]:
-        if s.sigma == 0 < t.sigma:
-            return model(x, t).x0, None
-        refuse_clean(self, model, t)
         state = state or KineticState(None, None)
         p = state.momentum
         if p is None:
-            p = math.sqrt(self.temperature) * noise(x, t, s)
+            p = math.sqrt(self.temperature) * noise(x, t, t)
         here = resumed(model, x, t, state.here)
-        here, p = self.move(model, here, p, t, s, step_at(self.step_size, t), noise)
+        here, p = self.move(model, here, p, t, step_at(self.step_size, t), noise)
         return here.x, KineticState(here, p)
 
 
@@ -112,13 +105,12 @@ class BAOAB(Kinetic):
         here: Prediction,
         p: Tensor,
         t: Level,
-        s: Level,
         h: float,
         noise: Noise,
     ) -> tuple[Prediction, Tensor]:
         p = p.add(here.score, alpha=h / 2)
         x = here.x.add(p, alpha=h / 2)
-        p = self.thermostat(p, h, x, t, s, noise)
+        p = self.thermostat(p, h, x, t, noise)
         here = model(x.add(p, alpha=h / 2), t)
         return here, p.add(here.score, alpha=h / 2)
 
@@ -149,11 +141,10 @@ class OBABO(Kinetic):
         here: Prediction,
         p: Tensor,
         t: Level,
-        s: Level,
         h: float,
         noise: Noise,
     ) -> tuple[Prediction, Tensor]:
-        p = self.thermostat(p, h / 2, here.x, t, s, noise).add(here.score, alpha=h / 2)
+        p = self.thermostat(p, h / 2, here.x, t, noise).add(here.score, alpha=h / 2)
         here = model(here.x.add(p, alpha=h), t)
         p = p.add(here.score, alpha=h / 2)
-        return here, self.thermostat(p, h / 2, here.x, t, s, noise)
+        return here, self.thermostat(p, h / 2, here.x, t, noise)

@@ -8,12 +8,10 @@ from typing import Any
 
 from torch import Tensor
 
-from .._checks import check_number
 from ..models import ScoreModel
 from ..noise import Noise
 from ..processes import Level
-from ..sampling import Solver
-from .metropolis import StepSize, check_step_size, refuse_clean, step_at
+from .kernel import Kernel, StepSize, check_positive, check_step_size, step_at
 
 __all__ = ["Langevin", "NCSNStep", "NCSNv2Step"]
 
@@ -37,8 +35,8 @@ class NCSNStep:
     sigma_min: float
 
     def __post_init__(self) -> None:
-        check_number("eps", self.eps, 0.0, open_low=True)
-        check_number("sigma_min", self.sigma_min, 0.0, open_low=True)
+        check_positive("eps", self.eps)
+        check_positive("sigma_min", self.sigma_min)
 
     def __call__(self, t: Level) -> float:
         return float(self.eps * (t.sigma / self.sigma_min) ** 2 / 2)
@@ -62,8 +60,8 @@ class NCSNv2Step:
     sigma_min: float
 
     def __post_init__(self) -> None:
-        check_number("eps", self.eps, 0.0, open_low=True)
-        check_number("sigma_min", self.sigma_min, 0.0, open_low=True)
+        check_positive("eps", self.eps)
+        check_positive("sigma_min", self.sigma_min)
 
     def __call__(self, t: Level) -> float:
         return float(self.eps * (t.sigma / self.sigma_min) ** 2)
@@ -80,7 +78,7 @@ class NCSNv2Step:
 
 
 @dataclass(frozen=True)
-class Langevin(Solver):
+class Langevin(Kernel):
     """Unadjusted Langevin dynamics x + h score + sqrt(2 h T) z at time t, relabelled as s.
 
     On a `Constant` grid it samples p_t^(1 / T) with a bias that vanishes with h (on N(0, v) the
@@ -97,19 +95,14 @@ class Langevin(Solver):
 
     step_size: StepSize
     temperature: float = 1.0
-    direction = "fixed"
 
     def __post_init__(self) -> None:
         check_step_size(self.step_size)
-        check_number("temperature", self.temperature, 0.0, open_low=True)
+        check_positive("temperature", self.temperature)
 
-    def step(
-        self, model: ScoreModel, x: Tensor, t: Level, s: Level, state: Any, noise: Noise
+    def transition(
+        self, model: ScoreModel, x: Tensor, t: Level, state: Any, noise: Noise
     ) -> tuple[Tensor, Any]:
-        refuse_clean(self, model, t)
-        p = model(x, t)
-        if s.sigma == 0 < t.sigma:
-            return p.x0, None
         h = step_at(self.step_size, t)
-        x = x.add(p.score, alpha=h)
-        return x.add(noise(x, t, s), alpha=math.sqrt(2 * h * self.temperature)), None
+        x = x.add(model(x, t).score, alpha=h)
+        return x.add(noise(x, t, t), alpha=math.sqrt(2 * h * self.temperature)), None

@@ -4,36 +4,36 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
 
-from .._checks import check_count, check_number
+from .._checks import check_count
 from ..energies import EnergyPrediction, energy_change
 from ..models import Prediction, ScoreModel
 from ..noise import Noise
-from ..processes import Level, StaticSDE
-from ..sampling import Solver
+from ..processes import Level
+from .kernel import Kernel, MoveReport, StepSize, check_positive, check_step_size, step_at
 
-__all__ = ["MALA", "ChainState", "Metropolis", "StepSize"]
+__all__ = ["MALA", "ChainState", "Metropolis"]
 
-StepSize = float | Callable[[Level], float]
-
-_HOPELESS = 500.0  # nats: a proposal this much worse means that the integrator has left the road
+_HOPELESS = 500.0  # nats: a proposal this much worse means that the integrator is unstable
 
 
 class ChainState(NamedTuple):
     """Where a Metropolis chain stands and how its last move went, per sample.
 
     Attributes:
-        here: the prediction at the current x, so that the next move need not ask again.
+        here: the prediction at the current x, so that the next move need not evaluate again.
         acceptance: probability with which the last proposal was accepted, shape (batch,).
         accepted: whether it was, shape (batch,).
         divergent: whether the proposal was not finite, or worse by more than 500 nats.
         step_size: the step used, a float or one per sample.
+        energy_error: estimated absolute error of the energy difference that judged the proposal,
+            shape (batch,): 0 where the model has an energy, the error of the line integral where
+            it has a score only, nan where a model's own energy_difference states none.
 
     >>> from scoregen import Constant, Potential, Sampler
     >>> from scoregen.noise import SampleNoise
@@ -50,16 +50,7 @@ class ChainState(NamedTuple):
     accepted: Tensor
     divergent: Tensor
     step_size: Any
-
-
-def check_step_size(step_size: object) -> None:
-    """A positive number, or a rule that gives one from the level."""
-    if not callable(step_size):
-        check_number("step_size", step_size, 0.0, open_low=True)
-
-
-def step_at(step_size: StepSize, t: Level) -> float:
-    return step_size(t) if callable(step_size) else step_size
+    energy_error: Tensor
 
 
 def column(value: Any, x: Tensor) -> Any:
@@ -74,18 +65,6 @@ def root(value: Any) -> Any:
 def total(x: Tensor) -> Tensor:
     """Sum over the event, shape (batch,)."""
     return x.reshape(len(x), x.shape[1:].numel()).sum(1)
-
-
-def refuse_clean(solver: Solver, model: ScoreModel, t: Level) -> None:
-    """MCMC has no density to stay in at sigma = 0 of a noising process."""
-    if t.sigma == 0 and not isinstance(model.sde, StaticSDE):
-        lowest = f"{max(model.sde.t_min, 1e-3):g}"
-        raise ValueError(
-            f"{type(solver).__name__} cannot move at sigma = 0 (t = {t.t:g}) of "
-            f"{type(model.sde).__name__}, where the score may not exist: stay at t >= {lowest}, "
-            f"for instance Constant({lowest}, steps), or end a Staircase with denoise=True; a "
-            "time-free energy lives on StaticSDE"
-        )
 
 
 def resumed(model: ScoreModel, x: Tensor, t: Level, here: Prediction | None) -> Prediction:
@@ -106,7 +85,7 @@ def chosen(accepted: Tensor, there: Prediction, here: Prediction) -> Prediction:
     return Prediction(here.sde, here.t, x, score=score)
 
 
-class Metropolis(Solver):
+class Metropolis(Kernel):
     """Propose, then accept with probability min(1, exp(log ratio)), each sample by itself.
 
     Leaves p_t^(1 / temperature) exactly invariant at every step size. A proposal that is not
@@ -120,51 +99,58 @@ class Metropolis(Solver):
     step_size: StepSize
     temperature: float
     nodes: int
-    direction = "fixed"
     nfe = None
     target: ClassVar[float] = 0.574
 
     def __post_init__(self) -> None:
         check_step_size(self.step_size)
-        check_number("temperature", self.temperature, 0.0, open_low=True)
+        check_positive("temperature", self.temperature)
         check_count("nodes", self.nodes)
 
     @abstractmethod
     def propose(
-        self, model: ScoreModel, here: Prediction, t: Level, s: Level, h: Any, noise: Noise
-    ) -> tuple[Prediction, Tensor]:
-        """(the prediction at the proposal, log of the Metropolis ratio of shape (batch,)).
+        self, model: ScoreModel, here: Prediction, t: Level, h: Any, noise: Noise
+    ) -> tuple[Prediction, Tensor, Tensor]:
+        """(prediction at the proposal, log Metropolis ratio, error of the energy difference).
+
+        The last two have shape (batch,).
 
         Args:
             model: predicts at a level.
             here: the prediction at the current x.
-            t: level now.
-            s: level after.
+            t: the level.
             h: step, a float or one per sample of shape (batch,).
             noise: gives fresh N(0, I) draws.
         """
 
-    def step(
-        self, model: ScoreModel, x: Tensor, t: Level, s: Level, state: Any, noise: Noise
-    ) -> tuple[Tensor, Any]:
-        if s.sigma == 0 < t.sigma:
-            return model(x, t).x0, None
-        refuse_clean(self, model, t)
-        return self.stride(model, x, t, s, step_at(self.step_size, t), state, noise)
+    @property
+    def invariant(self) -> bool:
+        """At temperature 1 only; with a score alone, up to the error of the line integral."""
+        return self.temperature == 1.0
 
-    def stride(
-        self, model: ScoreModel, x: Tensor, t: Level, s: Level, h: Any, state: Any, noise: Noise
+    def report(self, state: Any) -> MoveReport | None:
+        if state is None:
+            return None
+        return MoveReport(state.acceptance, state.divergent, state.step_size)
+
+    def transition(
+        self, model: ScoreModel, x: Tensor, t: Level, state: Any, noise: Noise
+    ) -> tuple[Tensor, Any]:
+        return self.move(model, x, t, step_at(self.step_size, t), state, noise)
+
+    def move(
+        self, model: ScoreModel, x: Tensor, t: Level, h: Any, state: Any, noise: Noise
     ) -> tuple[Tensor, ChainState]:
         """One move with a given step, a float or one per sample of shape (batch,)."""
         here = resumed(model, x, t, None if state is None else state.here)
-        there, log_ratio = self.propose(model, here, t, s, h, noise)
+        there, log_ratio, error = self.propose(model, here, t, h, noise)
         # a uniform by way of the normal, so that one source of draws serves everything
-        log_u = torch.special.log_ndtr(noise(x.new_zeros(len(x)), t, s))
+        log_u = torch.special.log_ndtr(noise(x.new_zeros(len(x)), t, t))
         divergent = ~(log_ratio > -_HOPELESS)
         accepted = (log_u < log_ratio) & ~divergent
         acceptance = log_ratio.clamp(max=0).exp().masked_fill(divergent, 0.0)
         here = chosen(accepted, there, here)
-        return here.x, ChainState(here, acceptance, accepted, divergent, h)
+        return here.x, ChainState(here, acceptance, accepted, divergent, h, error)
 
 
 @dataclass(frozen=True)
@@ -190,13 +176,14 @@ class MALA(Metropolis):
     nodes: int = 8
 
     def propose(
-        self, model: ScoreModel, here: Prediction, t: Level, s: Level, h: Any, noise: Noise
-    ) -> tuple[Prediction, Tensor]:
-        z = noise(here.x, t, s)
+        self, model: ScoreModel, here: Prediction, t: Level, h: Any, noise: Noise
+    ) -> tuple[Prediction, Tensor, Tensor]:
+        z = noise(here.x, t, t)
         spread = 2 * h * self.temperature
         step = column(h, z)
         moved = step * here.score + root(column(spread, z)) * z
         there = model(here.x + moved, t)
         back = total((moved + step * there.score).square()) / (2 * spread)
-        rise = energy_change(model, here, there, t, self.nodes) / self.temperature
-        return there, total(z.square()) / 2 - back - rise
+        rise = energy_change(model, here, there, t, self.nodes)
+        log_ratio = total(z.square()) / 2 - back - rise.difference / self.temperature
+        return there, log_ratio, rise.error

@@ -15,7 +15,7 @@ from ..energies import EnergyModel
 from ..models import ScoreModel
 from ..noise import Noise
 from ..processes import Level, StaticSDE
-from ..sampling import Solver
+from .kernel import Kernel, check_positive
 
 __all__ = ["SGLD", "PolynomialDecay", "PosteriorEnergy"]
 
@@ -29,7 +29,7 @@ class PosteriorEnergy(EnergyModel):
     Args:
         prior: x -> (batch,).
         term: (x, *rows) -> (batch, m), for rows of each data tensor of shape (batch, m, ...), or
-            (1, N, ...) when all rows are asked for.
+            (1, N, ...) when no rows are chosen.
         *data: tensors of N rows each.
 
     >>> y = torch.tensor([0.0, 1.0, 2.0])
@@ -88,8 +88,8 @@ class PolynomialDecay:
     power: float = 0.55
 
     def __post_init__(self) -> None:
-        check_number("first", self.first, 0.0, open_low=True)
-        check_number("delay", self.delay, 0.0, open_low=True)
+        check_positive("first", self.first)
+        check_positive("delay", self.delay)
         check_number("power", self.power, 0.0, 1.0, open_low=True)
 
     def __call__(self, move: int) -> float:
@@ -97,7 +97,7 @@ class PolynomialDecay:
 
 
 @dataclass(frozen=True)
-class SGLD(Solver):
+class SGLD(Kernel):
     """x + h score_m + sqrt(2 h T) z, with the score of m rows drawn afresh for every sample.
 
     (Welling and Teh 2011, "Bayesian learning via stochastic gradient Langevin dynamics"; their
@@ -117,16 +117,15 @@ class SGLD(Solver):
     step_size: float | Callable[[int], float]
     rows: int = 32
     temperature: float = 1.0
-    direction = "fixed"
 
     def __post_init__(self) -> None:
         if not callable(self.step_size):
-            check_number("step_size", self.step_size, 0.0, open_low=True)
+            check_positive("step_size", self.step_size)
         check_count("rows", self.rows)
-        check_number("temperature", self.temperature, 0.0, open_low=True)
+        check_positive("temperature", self.temperature)
 
-    def step(
-        self, model: ScoreModel, x: Tensor, t: Level, s: Level, state: Any, noise: Noise
+    def transition(
+        self, model: ScoreModel, x: Tensor, t: Level, state: Any, noise: Noise
     ) -> tuple[Tensor, Any]:
         if not isinstance(model, PosteriorEnergy):
             raise TypeError(
@@ -135,7 +134,7 @@ class SGLD(Solver):
             )
         move = 0 if state is None else state
         h = self.step_size(move) if callable(self.step_size) else self.step_size
-        u = torch.special.ndtr(noise(x.new_zeros(len(x), self.rows), t, s).double())
+        u = torch.special.ndtr(noise(x.new_zeros(len(x), self.rows), t, t).double())
         rows = (u * model.count).long().clamp(max=model.count - 1)
         x = x.add(model(x, t, rows=rows).score, alpha=h)
-        return x.add(noise(x, t, s), alpha=math.sqrt(2 * h * self.temperature)), move + 1
+        return x.add(noise(x, t, t), alpha=math.sqrt(2 * h * self.temperature)), move + 1

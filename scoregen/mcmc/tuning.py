@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from torch import Tensor
@@ -12,10 +13,10 @@ from .._checks import check_count, check_number
 from ..models import ScoreModel
 from ..noise import Noise
 from ..processes import Level
-from ..sampling import Solver
-from .metropolis import ChainState, Metropolis, refuse_clean, step_at
+from .kernel import Kernel, MoveReport, StepSize, check_positive, step_at
+from .metropolis import ChainState, Metropolis
 
-__all__ = ["DualAveraging", "TunedState"]
+__all__ = ["DualAveraging", "Scaled", "TunedState"]
 
 
 class TunedState(NamedTuple):
@@ -38,26 +39,38 @@ class TunedState(NamedTuple):
     log_average: Any
     error: Any
 
-    @property
-    def acceptance(self) -> Tensor:
-        return self.inner.acceptance
 
-    @property
-    def divergent(self) -> Tensor:
-        return self.inner.divergent
+@dataclass(frozen=True)
+class Scaled:
+    """A step rule times a factor.
 
-    @property
-    def step_size(self) -> Any:
-        return self.inner.step_size
+    Args:
+        rule: gives the step from the level.
+        factor: positive.
+
+    >>> Scaled(lambda t: 2 * t.sigma, 0.5)(Level(1.0, 1.0, 3.0, -1.1))
+    3.0
+    """
+
+    rule: Callable[[Level], float]
+    factor: float
+
+    def __post_init__(self) -> None:
+        check_positive("factor", self.factor)
+
+    def __call__(self, t: Level) -> float:
+        return self.factor * self.rule(t)
 
 
 @dataclass(frozen=True)
-class DualAveraging(Solver):
+class DualAveraging(Kernel):
     """A Metropolis solver whose step is tuned for `warmup` moves, then frozen, for each sample.
 
     x_{k+1} = log 10 - sqrt(k) / gamma mean(target - acceptance), averaged with weights k^-kappa
     (Hoffman and Gelman 2014, 1111.4246, section 3.2). Draws of the warmup are to be discarded. On
-    a falling grid the factor multiplies the solver's own rule.
+    a falling grid the factor multiplies the solver's own rule. A step that depends on the past of
+    its chain leaves no law exactly as it is, during the warmup or after it; `frozen` makes the
+    solver that does, for estimates of log Z.
 
     Args:
         solver: MALA or HMC, with a first guess of the step.
@@ -78,7 +91,6 @@ class DualAveraging(Solver):
     gamma: float = 0.05
     delay: float = 10.0
     kappa: float = 0.75
-    direction = "fixed"
     nfe = None
 
     def __post_init__(self) -> None:
@@ -90,23 +102,38 @@ class DualAveraging(Solver):
         check_count("warmup", self.warmup)
         if self.target is not None:
             check_number("target", self.target, 0.0, 1.0, open_low=True, open_high=True)
-        check_number("gamma", self.gamma, 0.0, open_low=True)
+        check_positive("gamma", self.gamma)
         check_number("delay", self.delay, 0.0)
         check_number("kappa", self.kappa, 0.5, 1.0, open_low=True)
 
-    def step(
-        self, model: ScoreModel, x: Tensor, t: Level, s: Level, state: Any, noise: Noise
+    def report(self, state: Any) -> MoveReport | None:
+        return None if state is None else self.solver.report(state.inner)
+
+    def frozen(self, state: TunedState) -> Metropolis:
+        """The solver with one step for all chains: its own times the mean factor found so far.
+
+        Args:
+            state: what a run left, at the end of its warmup or later.
+        """
+        if state.move < self.warmup:
+            raise ValueError(
+                f"the step is tuned for {self.warmup} moves, and {state.move} are done"
+            )
+        factor = math.exp(float(state.log_average.mean()))
+        own = self.solver.step_size
+        step: StepSize = Scaled(own, factor) if callable(own) else own * factor
+        return replace(self.solver, step_size=step)  # type: ignore[type-var]
+
+    def transition(
+        self, model: ScoreModel, x: Tensor, t: Level, state: Any, noise: Noise
     ) -> tuple[Tensor, Any]:
-        if s.sigma == 0 < t.sigma:
-            return model(x, t).x0, None
-        refuse_clean(self, model, t)
         if state is None:
             zero = x.new_zeros(len(x))
             state = TunedState(None, 0, zero, zero, zero)
         warm = state.move < self.warmup
         factor = (state.log_factor if warm else state.log_average).exp()
         h = step_at(self.solver.step_size, t) * factor
-        x, inner = self.solver.stride(model, x, t, s, h, state.inner, noise)
+        x, inner = self.solver.move(model, x, t, h, state.inner, noise)
         if not warm:
             return x, state._replace(inner=inner, move=state.move + 1)
         return x, self._tuned(state, inner)

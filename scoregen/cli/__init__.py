@@ -1,4 +1,4 @@
-"""The command line: train, sample, compare, analyse, likelihood, info."""
+"""The command line: train, sample, compare, versus, report, analyse, likelihood, info."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ from importlib.metadata import version
 
 import tyro
 
-from . import commands
+from . import commands, study
 
 __all__ = ["main"]
 
 COMMANDS: dict[str, Callable[..., None]] = {
-    name: getattr(commands, name)
-    for name in ("train", "sample", "compare", "analyse", "likelihood", "info")
+    **{name: getattr(commands, name) for name in ("train", "sample")},
+    **{name: getattr(study, name) for name in ("compare", "versus", "report")},
+    **{name: getattr(commands, name) for name in ("analyse", "likelihood", "info")},
 }
 
 

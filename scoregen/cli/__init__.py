@@ -1,4 +1,4 @@
-"""The command line: train, sample, compare, analyse, likelihood, info."""
+"""The command line: train, sample, compare, versus, report, tune, analyse, likelihood, info."""
 
 from __future__ import annotations
 
@@ -10,13 +10,15 @@ import tyro
 
 from .._checks import DivergenceError
 from ..training import TrainingError
-from . import commands
+from . import commands, study, tune
 
 __all__ = ["main"]
 
 COMMANDS: dict[str, Callable[..., None]] = {
-    name: getattr(commands, name)
-    for name in ("train", "sample", "compare", "analyse", "likelihood", "info")
+    **{name: getattr(commands, name) for name in ("train", "sample")},
+    **{name: getattr(study, name) for name in ("compare", "versus", "report")},
+    "tune": tune.tune,
+    **{name: getattr(commands, name) for name in ("analyse", "likelihood", "info")},
 }
 
 

@@ -15,7 +15,6 @@ from .._families import FAMILIES
 from .._files import probe, write
 from ..analysis import analyse as run_analysis
 from ..analysis import table as analysis_table
-from ..comparison import compare as run_comparison
 from ..comparison import plot_samples
 from ..guidance import ClassifierFree
 from ..likelihood import bits_report, bits_table
@@ -155,72 +154,6 @@ def sample(
     write(out / "samples.npy", content.getvalue())
     plot_samples({(name, float(count)): x[:100]}, out / "samples.png", unit="samples")
     print(f"samples: {out / 'samples.npy'} {tuple(x.shape)}\npicture: {out / 'samples.png'}")
-
-
-def compare(
-    sampler: tuple[str, ...] = (
-        "DDIM@UniformLam(10)",
-        "DPMSolverPP@UniformLam(10)",
-        "KarrasHeun@Karras(10)",
-        "Ancestral@UniformTime(10)",
-    ),
-    *,
-    checkpoint: str = BUNDLED,
-    source: str = BUNDLED,
-    steps: tuple[int, ...] = (5, 10, 20, 50),
-    metric: tuple[str, ...] = (),
-    samples: int = 1500,
-    seed: int = 0,
-    out: Path = Path("runs/compare"),
-    device: str | None = None,
-) -> None:
-    """Steps versus quality: a table, a plot and sample grids; interrupted, it goes on.
-
-    Args:
-        sampler: one or more [NAME=]SOLVER@GRID; the grid's count is set for each budget.
-        checkpoint: a folder, or "digits".
-        source: reference data, as in `scoregen train`.
-        steps: budgets of network evaluations per sample.
-        metric: such as "SlicedWasserstein(256)", "MMD"; for digits also "Frechet(digits_features)".
-        samples: how many per cell.
-        seed: shared by all samplers.
-        out: folder for results.csv, results.json, table.md, quality.png, samples.png.
-        device: cpu, cuda, ...
-    """
-    probe(out)
-    check_count("--samples", samples)
-    model = model_of(checkpoint, device)
-    reference, floor = data_of(source, "train"), data_of(source, "test").x
-    known, units = reference.x, units_of(checkpoint)
-    if units is not None:
-        known, floor = units.apply(known), units.apply(floor)
-    chosen = metric or (
-        ("Frechet(digits_features)", "SlicedWasserstein", "MMD")
-        if source == BUNDLED
-        else ("SlicedWasserstein", "MMD")
-    )
-    named = dict(specs.parse_sampler(s) for s in sampler)
-    if len(named) < len(sampler):
-        raise ValueError("two samplers have one name: write NAME=SOLVER@GRID")
-    condition = {}
-    known_conditions = conditions_of(model)
-    if reference.label is not None and known_conditions is not None and known_conditions.classes:
-        rows = torch.arange(samples) % len(reference)
-        condition = {"label": reference.label[rows]}
-    result = run_comparison(
-        model,
-        named,
-        steps=steps,
-        metrics=[specs.parse(m, "metric") for m in chosen],
-        reference=known,
-        floor=floor,
-        samples=samples,
-        seed=seed,
-        condition=condition,
-        out=out,
-    )
-    print(result.markdown())
-    print(f"table: {out / 'table.md'}\nplot: {out / 'quality.png'}\nsamples: {out / 'samples.png'}")
 
 
 def analyse(

@@ -2,18 +2,56 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
-from .._checks import check_count
+from .._checks import DivergenceError, check_count
 from ..models import Counted, Prediction, ScoreModel
+from ..models.base import evaluating
+from ..noise import SampleNoise
 from ..processes import Level
 from ..sampling import Sampler
 
-__all__ = ["Cell", "plan"]
+__all__ = ["Baseline", "Cell", "Cost", "plan"]
+
+
+@runtime_checkable
+class Baseline(Protocol):
+    """A row that is no score model: a flow, a GAN, a fitted mixture.
+
+    >>> class Noise:
+    ...     evaluations = 1
+    ...     def sample(self, n, *, seed, condition=None):
+    ...         return torch.randn(n, 2, generator=torch.Generator().manual_seed(seed))
+    >>> isinstance(Noise(), Baseline)
+    True
+    """
+
+    evaluations: float
+    """Network evaluations per sample."""
+
+    def sample(self, n: int, *, seed: int, condition: dict[str, Any] | None = None) -> Tensor:
+        """Samples (n, *event) that depend on the seed alone."""
+
+
+class Cost(NamedTuple):
+    """What a sample costs.
+
+    Attributes:
+        nfe: evaluations per sample, counted at the networks.
+        depth: evaluations one after the other: those made in one batch count once.
+
+    >>> Cost(10.0, 5).depth
+    5
+    """
+
+    nfe: float
+    depth: int
 
 
 @dataclass(frozen=True)
@@ -21,44 +59,85 @@ class Cell:
     """One run of a comparison: a sampler with as many steps as its budget allows.
 
     >>> from scoregen import DDIM, Sampler, UniformTime
-    >>> Cell("ddim", 10, Sampler(DDIM(), UniformTime(10)), 10.0).nfe
+    >>> Cell("ddim", 10, Sampler(DDIM(), UniformTime(10)), Cost(10.0, 10)).cost.nfe
     10.0
     """
 
     name: str
     budget: int | None
     sampler: Sampler
-    nfe: float
+    cost: Cost
 
     @property
     def steps(self) -> int | None:
         """Number of moves, where the grid has a count of them."""
-        return getattr(self.sampler.grid, "steps", None)
+        return steps_of(self.sampler)
 
 
-def count_evaluations(model: ScoreModel, sampler: Sampler, like: Tensor, seed: int) -> float:
-    """Evaluations per sample, counted on one sample shaped like `like` = (1, *event).
+def steps_of(sampler: Sampler) -> int | None:
+    """The count of a grid that has one."""
+    count: int | None = getattr(sampler.grid, "steps", None)
+    return count
 
-    A fixed number of evaluations does not depend on what the leaves answer, so they are not run:
-    only their calls are counted. Solvers that choose their own number are run in earnest.
+
+class Calls(Counted):
+    """Counts, inside a `with` block, the calls and the rows of every leaf of a model.
+
+    With `silent` the leaves are not evaluated and predict x0 = 0: the evaluations of a solver with
+    a fixed number of them do not depend on what the leaves predict.
     """
-    fixed = sampler.solver.nfe is not None and sampler.solver.direction != "fixed"
-    with (_Dry if fixed else Counted)(model) as counted:
-        sampler.sample(model, tuple(like.shape), seed=seed, device=like.device, dtype=like.dtype)
-    return counted.rows / len(like)
 
-
-class _Dry(Counted):
-    """Counts calls without making them: every leaf predicts x0 = 0."""
-
-    def __init__(self, model: ScoreModel):
+    def __init__(self, model: ScoreModel, *, silent: bool):
         super().__init__(model)
-        self.sde = model.sde
+        self.silent, self.last = silent, model
+        self.calls = dict.fromkeys(self._leaves, 0)
 
-    def note(self, x: Tensor, t: Level) -> Prediction:
+    def watches(self, model: ScoreModel) -> bool:
+        if not super().watches(model):
+            return False
+        self.calls[id(model)] += 1
+        self.last = model
+        return True
+
+    def note(self, x: Tensor, t: Level) -> Prediction | None:
         super().note(x, t)
+        if not self.silent:
+            return None
         zero = torch.zeros_like(x)
-        return Prediction(self.sde, t, x, x0=zero, spread=zero)
+        return Prediction(self.last.sde, t, x, x0=zero, spread=zero)
+
+    def cost(self, batch: int) -> Cost:
+        """Per sample; leaves that differ could run side by side, so the deepest counts."""
+        return Cost(self.rows / batch, max(self.calls.values(), default=0))
+
+
+def fixed(sampler: Sampler) -> bool:
+    """Whether the number of evaluations is known without evaluating.
+
+    Another loop than that of `Sampler`, such as `Picard`, may stop where the values say so.
+    """
+    plain = type(sampler) is Sampler
+    return plain and sampler.solver.nfe is not None and sampler.solver.direction != "fixed"
+
+
+def cost_of(
+    model: ScoreModel, sampler: Sampler, like: Tensor, condition: dict[str, Any], seed: int = 0
+) -> Cost:
+    """The cost of a sampler, counted on a batch shaped like `like`; NaN where it diverges."""
+    silent = fixed(sampler)
+    with Calls(model, silent=silent) as counted:
+        if silent:
+            bound = model.given(**condition)
+            with torch.no_grad(), evaluating(model):
+                for _ in sampler.iterate(bound, torch.zeros_like(like), noise=SampleNoise(seed)):
+                    pass
+            return counted.cost(len(like))
+        options: dict[str, Any] = {"condition": condition, "device": like.device}
+        try:
+            sampler.sample(model, tuple(like.shape), seed=seed, dtype=like.dtype, **options)
+        except DivergenceError:
+            return Cost(math.nan, 0)
+    return counted.cost(len(like))
 
 
 def plan(
@@ -67,7 +146,7 @@ def plan(
     budgets: Sequence[int],
     like: Tensor,
     *,
-    seed: int = 0,
+    condition: dict[str, Any] | None = None,
 ) -> list[Cell]:
     """The cells of a comparison, counted rather than computed from a formula.
 
@@ -75,10 +154,11 @@ def plan(
     A sampler whose grid has no count of steps is run once, as it is.
 
     Args:
-        model: a score model, its condition bound.
+        model: a score model.
         samplers: name -> sampler.
-        budgets: evaluations per sample, increasing.
-        like: one sample, shape (1, *event), with the device and dtype to run on.
+        budgets: evaluations per sample.
+        like: an empty batch (n, *event) with the device and dtype to run on.
+        condition: keyword arguments of the model for that batch.
 
     Raises:
         ValueError: if a sampler cannot do even one step within the largest budget.
@@ -87,44 +167,37 @@ def plan(
     >>> from scoregen.solvers import HEUN
     >>> model = Gaussian(VPSDE(), torch.zeros(2), torch.ones(2))
     >>> heun = Sampler(ProbabilityFlow(HEUN), UniformTime(10))
-    >>> [(c.steps, c.nfe) for c in plan(model, {"heun": heun}, [5, 10], torch.zeros(1, 2))]
+    >>> [(c.steps, c.cost.nfe) for c in plan(model, {"heun": heun}, [5, 10], torch.zeros(1, 2))]
     [(3, 5.0), (5, 9.0)]
     """
-    if not samplers:
-        raise ValueError("samplers must name at least one sampler, got none")
-    if not budgets:
-        raise ValueError("steps must list at least one budget of evaluations, got none")
     budgets = sorted({check_count("a budget", b) for b in budgets})
     cells = []
     for name, sampler in samplers.items():
-        if getattr(sampler.grid, "steps", None) is None:
-            nfe = count_evaluations(model, sampler, like, seed)
-            cells.append(Cell(name, None, sampler, nfe))
+        if steps_of(sampler) is None:
+            cost = cost_of(model, sampler, like, condition or {})
+            cells.append(Cell(name, None, sampler, cost))
             continue
         found = []
         for budget in budgets:
-            steps = _most_steps(model, sampler, budget, like, seed)
-            if steps is not None:
-                found.append(Cell(name, budget, *steps))
+            best = _most_steps(model, sampler, budget, like, condition or {})
+            if best is not None:
+                found.append(Cell(name, budget, *best))
         if not found:
             raise ValueError(
                 f"{name} needs more than {budgets[-1]} evaluations for one step; allow more"
             )
         # a budget that buys no further step would repeat the cell before it
-        cells += [c for i, c in enumerate(found) if i == 0 or c.nfe > found[i - 1].nfe]
+        cells += [c for i, c in enumerate(found) if i == 0 or c.cost.nfe > found[i - 1].cost.nfe]
     return cells
 
 
 def _most_steps(
-    model: ScoreModel, sampler: Sampler, budget: int, like: Tensor, seed: int
-) -> tuple[Sampler, float] | None:
+    model: ScoreModel, sampler: Sampler, budget: int, like: Tensor, condition: dict[str, Any]
+) -> tuple[Sampler, Cost] | None:
     """Bisection on the count of steps; evaluations rise with it."""
-    each = sampler.solver.nfe or 1
-    low, high = 0, max(1, budget // each) + 1
-    best: tuple[Sampler, float] | None = None
-    tried: dict[int, float] = {}
+    tried: dict[int, Cost] = {}
 
-    def cost(steps: int) -> float:
+    def nfe(steps: int) -> float:
         if steps not in tried:
             run = sampler.with_steps(steps)
             try:
@@ -133,21 +206,17 @@ def _most_steps(
                 # a chain has only so many knots: more steps than that are no candidate
                 if steps == 1:
                     raise
-                tried[steps] = float("inf")
+                tried[steps] = Cost(float("inf"), 0)
             else:
-                tried[steps] = count_evaluations(model, run, like, seed)
-        return tried[steps]
+                tried[steps] = cost_of(model, run, like, condition)
+        return tried[steps].nfe
 
-    while cost(high) <= budget and high <= budget:
+    low, high = 0, max(1, budget // (sampler.solver.nfe or 1)) + 1
+    while nfe(high) <= budget and high <= budget:
         low, high = high, 2 * high
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (middle, high) if cost(middle) <= budget else (low, middle)
-    if low >= 1 and cost(low) <= budget:
-        best = sampler.with_steps(low), cost(low)
-    return best
-
-
-def one_like(reference: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """An empty sample (1, *event) that says what to run on."""
-    return torch.zeros((1, *reference.shape[1:]), device=device, dtype=dtype)
+        low, high = (middle, high) if nfe(middle) <= budget else (low, middle)
+    if low >= 1 and nfe(low) <= budget:
+        return sampler.with_steps(low), tried[low]
+    return None

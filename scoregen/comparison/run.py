@@ -1,146 +1,107 @@
-"""The comparison itself: one model, many samplers, the same noise for all of them."""
+"""The comparison itself: models, samplers and seeds, the same noise for all of them."""
 
 from __future__ import annotations
 
-import hashlib
 import importlib.metadata
-import json
-import re
+import importlib.util
+import os
+import sys
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
-from .._checks import check_count, check_finite, check_state
+from .._checks import check_choice, check_count, check_finite, check_number, check_state
 from .._files import probe
-from ..metrics import Metric, title
+from .._identity import identity, library
+from ..data import Data
+from ..metrics import Metric
 from ..models import ScoreModel
 from ..models.conditions import expand as expand_condition
 from ..sampling import Sampler
-from ..training import fingerprint
-from .plan import Cell, one_like, plan
-from .report import plot_quality, plot_samples
-from .table import (
-    Row,
-    append_line,
-    as_row,
-    markdown,
-    plain,
-    read_lines,
-    write_csv,
-    write_json,
-    write_text,
-)
+from ..training import load as load_model
+from .cells import Job, Task
+from .execute import Executor, Now, Planned, execute
+from .inputs import check_names, direction_of, exact_of, floor_of, titles, try_on_reference
+from .plan import Baseline, Cell, fixed, plan
+from .study import Comparison
 
-__all__ = ["Comparison", "compare"]
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """The result of `compare`: rows, what made them, and samples to look at.
-
-    Args:
-        rows: one per sampler, budget and metric.
-        manifest: model hash, effective arguments, grid values, seeds, versions.
-        shown: (sampler, evaluations allowed) -> its first samples.
-
-    >>> Comparison([], {}, {}).markdown()
-    ''
-    """
-
-    rows: list[Row]
-    manifest: dict[str, Any]
-    shown: dict[tuple[str, float], Tensor] = field(repr=False)
-
-    def markdown(self) -> str:
-        """The table as markdown: a block per metric."""
-        return markdown(self.rows)
-
-    def best(self, metric: str, budget: int) -> Row:
-        """The row with the lowest value of a metric within a budget."""
-        rows = [r for r in self.rows if r.metric == metric and (r.budget or r.nfe) <= budget]
-        if not rows:
-            known = sorted({r.metric for r in self.rows})
-            raise ValueError(f"no row of {metric!r} within {budget}; metrics are {known}")
-        return min(rows, key=lambda r: r.value)
-
-    def save(self, out: str | Path, **plot: Any) -> dict[str, Path]:
-        """Write results.csv, results.json, table.md, quality.png and samples.png.
-
-        Returns:
-            What was written, by name.
-        """
-        folder = Path(out)
-        paths = {
-            name: folder / name
-            for name in ("results.csv", "results.json", "table.md", "quality.png", "samples.png")
-        }
-        write_csv(self.rows, paths["results.csv"])
-        write_json(self.rows, self.manifest, paths["results.json"])
-        write_text(self.markdown(), paths["table.md"])
-        floor = self.manifest.get("floor") or {}
-        count = self.manifest.get("samples")
-        plot = {
-            "floor": floor.get("values"),
-            "floor_label": f"real data, n = {floor.get('count')}",
-            "subtitle": f"{count} samples per point, one seed",
-            **plot,
-        }
-        plot_quality(self.rows, paths["quality.png"], **plot)
-        if self.shown:
-            plot_samples(self.shown, paths["samples.png"])
-        return paths
+__all__ = ["compare"]
 
 
 def compare(
-    model: ScoreModel,
+    model: ScoreModel | str | Path | Mapping[str, ScoreModel | str | Path],
     samplers: Mapping[str, Sampler],
     *,
     steps: Sequence[int] = (5, 10, 20, 50),
     metrics: Sequence[Metric],
-    reference: Tensor,
+    reference: Tensor | Data,
+    seeds: Iterable[int] = (0,),
     samples: int | None = None,
-    seed: int = 0,
     condition: dict[str, Any] | None = None,
+    baselines: Mapping[str, Baseline] | None = None,
     floor: Tensor | None = None,
+    event: tuple[int, ...] | None = None,
+    decode: Callable[[Tensor], Tensor] | None = None,
+    data_range: tuple[float, float] | None = None,
+    keep: Literal["samples"] | None = None,
+    show: int = 25,
     chunk: int | None = None,
     device: torch.device | str | None = None,
     dtype: torch.dtype = torch.float32,
+    repeats: int = 1,
+    executor: Executor | None = None,
+    threads: int | None = None,
     out: str | Path | None = None,
-    show: int = 25,
+    pictures: bool = True,
     progress: bool = True,
 ) -> Comparison:
-    """Steps versus quality: every sampler on one network, with the same noise.
+    """Steps versus quality: every sampler on the same network, noise and budgets.
 
     Each number in `steps` is a budget of evaluations per sample; a sampler takes the most steps
-    whose counted evaluations do not exceed it. With `out`, every finished cell is journalled, so an
-    interrupted comparison goes on where it stopped, and the table, plot and samples are written.
+    whose counted evaluations do not exceed it. With `out`, every cell is a file of its own, named
+    by the identity of all that decides its samples: the same call goes on where it stopped, a
+    further sampler, budget, seed or metric computes only what is missing, and nothing that has
+    changed is served. Whatever can be refused is refused before the first evaluation.
 
     Args:
-        model: a score model.
+        model: a score model, the folder of a checkpoint, or several by name.
         samplers: name -> sampler; grids with a count of steps are resized for each budget.
         steps: budgets of evaluations per sample.
-        metrics: callables (samples, reference) -> Estimate.
-        reference: real samples, shape (m, *event).
-        samples: how many samples to draw; as many as the reference unless given.
-        seed: of the noise, shared by all samplers.
+        metrics: callables (samples, reference) -> Estimate or a number.
+        reference: real samples, shape (m, *event), or Data.
+        seeds: of the noise; all samplers share it within a seed.
+        samples: how many to draw per seed; as many as the reference unless given.
         condition: keyword arguments of the model; tensors hold one row per sample.
-        floor: more real samples, whose value is drawn as what perfect samples would reach.
+        baselines: name -> a generator that is no score model.
+        floor: more real samples; metrics are evaluated on as many of them as are sampled, and a
+            metric with a bias is left out where they are fewer.
+        event: shape of the state of one sample; that of the reference unless given.
+        decode: maps states to what is measured and shown, as a decoder of latent states does.
+        data_range: values shown as black and white; (-1, 1), or that of the Data.
+        keep: "samples" keeps all of them, for metrics added later by `Comparison.measure`.
+        show: samples kept per cell for pictures.
         chunk: most samples at a time.
         device: where to sample; the model's own device unless given.
         dtype: of the state.
+        repeats: how often the sampling of a cell is timed, after a warm-up.
+        executor: anything with submit(function, *arguments) -> object with .result(); this process
+            unless given. Workers get the model as the executor sends it, or read the checkpoint
+            that `model` names.
+        threads: of the numerics per worker; 1 with an executor unless given.
         out: folder for results.
-        show: samples kept per cell for the picture.
+        pictures: draw quality.png and samples.png into `out`.
         progress: show a bar.
 
     Raises:
-        ValueError, TypeError: for samplers, budgets, metrics or data that cannot be compared; and
-            for an `out` folder that holds another comparison.
+        ValueError, TypeError: for samplers, budgets, metrics or data that cannot be compared.
+        IdentityError: with `out`, for a model, condition, decoder or metric that hides a state.
+        ImportError: for pictures without matplotlib.
 
     >>> from scoregen import DDIM, VPSDE, Gaussian, UniformTime
     >>> from scoregen.metrics import SlicedWasserstein
@@ -151,124 +112,170 @@ def compare(
     >>> [row.nfe for row in result.rows]
     [5.0, 10.0]
     """
+    if isinstance(reference, Data):
+        data_range = reference.range if data_range is None else data_range
+        reference = reference.x
+    low, high = (-1.0, 1.0) if data_range is None else data_range
+    check_number("the top of data_range", high, low, open_low=True)
     check_state(reference, "reference")
     check_finite("reference", reference)
-    if not metrics or not all(callable(m) for m in metrics):
-        raise TypeError(f"metrics must list callables (samples, reference) -> Estimate: {metrics}")
+    if keep is not None:
+        check_choice("keep", keep, ("samples",))
     count = len(reference) if samples is None else check_count("samples", samples, 2)
-    device = model.placement()[0] if device is None else torch.device(device)
-    condition = expand_condition(condition or {}, count, device)
-    one = {k: v[:1] if isinstance(v, Tensor) and v.dim() else v for k, v in condition.items()}
-    single = model.given(**one) if one else model
-    cells = plan(single, samplers, steps, one_like(reference, device, dtype), seed=seed)
-    names = [title(m, count) for m in metrics]
-    manifest = {
-        "model": type(model).__name__,
-        "fingerprint": fingerprint(model),
-        "sde": repr(model.sde),
-        "metrics": [_described(m) for m in metrics],
-        "reference": {"count": len(reference), "sha256": _hash(reference)},
-        "condition": {k: _hash(v) if isinstance(v, Tensor) else v for k, v in condition.items()},
-        "samples": count,
-        "seed": seed,
-        "dtype": str(dtype),
-        "versions": _versions(),
-    }
-    if floor is not None:
-        values = {n: float(m(floor, reference)[0]) for n, m in zip(names, metrics, strict=True)}
-        manifest["floor"] = {"count": len(floor), "values": values}
-    journal = _open_journal(out, manifest)
-    done = {r["key"]: r for r in (read_lines(journal)[0] if journal else []) if "key" in r}
-    rows: list[Row] = []
-    shown: dict[tuple[str, float], Tensor] = {}
-    grids: dict[str, list[float]] = {}
-    bar = tqdm(cells, desc="compare", disable=not progress)
-    for cell in bar:
-        bar.set_postfix_str(f"{cell.name} at {cell.nfe:g}")
-        key = f"{cell.name}|{cell.budget}|{cell.sampler!r}"
-        grids[f"{cell.name}@{cell.budget}"] = [level.t for level in cell.sampler.levels(model.sde)]
-        place = (cell.name, float(cell.budget or cell.nfe))
-        if key in done:
-            rows += [as_row(r) for r in done[key]["rows"]]
-            if done[key]["shown"] is not None:
-                shown[place] = torch.tensor(done[key]["shown"])
-            continue
-        began = time.perf_counter()
-        x = cell.sampler.sample(
-            model,
-            (count, *reference.shape[1:]),
-            seed=seed,
-            condition=condition,
-            chunk=chunk,
-            device=device,
-            dtype=dtype,
-        )
-        if x.is_cuda:
-            torch.cuda.synchronize(x.device)
-        seconds = time.perf_counter() - began
-        fresh = [
-            _row(cell, seconds, name, metric(x.to(reference), reference))
-            for name, metric in zip(names, metrics, strict=True)
-        ]
-        rows += fresh
-        shown[place] = x[:show].float().cpu()
-        if journal:
-            record = {
-                "key": key,
-                "rows": [plain(r) for r in fresh],
-                "shown": shown[place].tolist(),
-            }
-            append_line(journal, record)
-    result = Comparison(rows, {**manifest, "grids": grids}, shown)
+    keys = [check_count("a seed", s, 0) for s in seeds]
+    baselines = dict(baselines or {})
+    check_names(samplers, baselines, keys, steps)
+    names = titles(metrics, count)
+    for option, value in (("show", show), ("repeats", repeats)):
+        check_count(option, value)
     if out is not None:
-        result.save(out)
-    return result
+        probe(Path(out) / "cells")
+        _sweep(Path(out) / "cells")
+        if pictures and importlib.util.find_spec("matplotlib") is None:
+            raise ImportError(
+                "pictures need matplotlib: pip install 'scoregen[bench]', or pictures=False"
+            )
+    for metric in metrics:
+        try_on_reference(metric, reference, count)
+
+    models = dict(model) if isinstance(model, Mapping) else {"model": model}
+    base = Job(
+        model="",
+        metrics=tuple(metrics),
+        reference=reference,
+        condition=condition or {},
+        event=tuple(reference.shape[1:]) if event is None else tuple(event),
+        count=count,
+        decode=decode,
+        chunk=chunk,
+        dtype=dtype,
+        keep=keep == "samples",
+        show=show,
+        repeats=repeats,
+        threads=(None if executor is None else 1) if threads is None else threads,
+        folder=None if out is None else str(Path(out).resolve()),
+    )
+    measured = names
+    if out is not None:
+        of_reference = identity((reference, library()))
+        measured = [identity((m, n, of_reference)) for m, n in zip(metrics, names, strict=True)]
+    planned: list[Planned] = []
+    grids: dict[str, list[float]] = {}
+    exact: dict[str, float] = {}
+    described: dict[str, Any] = {}
+    for label, given in models.items():
+        loaded = given if isinstance(given, ScoreModel) else load_model(given)
+        place = loaded.placement()[0] if device is None else torch.device(device)
+        job = replace(
+            base,
+            model=given if isinstance(given, ScoreModel) else str(Path(given).resolve()),
+            condition=expand_condition(condition or {}, count, place),
+            device=str(place),
+            token=os.urandom(8).hex(),
+        )
+        cells = _planned_cells(loaded, samplers, steps, job)
+        known = identity(loaded) if out is not None else ""
+        described[label] = {
+            "class": type(loaded).__name__,
+            "fingerprint": known[:12],
+            "sde": repr(loaded.sde)[:300],
+        }
+        for cell in cells:
+            spot = f"{label}|{cell.name}|{cell.budget}"
+            grids[spot] = [level.t for level in cell.sampler.levels(loaded.sde)]
+            if out is not None and decode is None and event is None:
+                exact.update(exact_of(spot, cell, loaded, reference))
+            for seed in keys:
+                task = Task(
+                    job,
+                    cell.sampler,
+                    seed,
+                    _samples_identity(job, known, cell.sampler, seed),
+                    tuple(measured),
+                    cell.cost if fixed(cell.sampler) else None,
+                    tuple(names),
+                )
+                planned.append(Planned(task, label, cell.name, cell.budget, cell, known[:12]))
+    for label, baseline in baselines.items():
+        job = replace(base, model=baseline, decode=None, token=os.urandom(8).hex())
+        known = identity(baseline) if out is not None else ""
+        described[label] = {"class": type(baseline).__name__, "fingerprint": known[:12]}
+        for seed in keys:
+            who = _samples_identity(job, known, None, seed)
+            task = Task(job, None, seed, who, tuple(measured), None, tuple(names))
+            planned.append(Planned(task, label, label, None, None, known[:12]))
+
+    manifest: dict[str, Any] = {
+        "models": described,
+        "metrics": {
+            n: {"key": k, "direction": direction_of(m), "biased": bool(getattr(m, "biased", False))}
+            for n, k, m in zip(names, measured, metrics, strict=True)
+        },
+        "reference": {"count": len(reference), "identity": identity(reference)[:16]},
+        "samples": count,
+        "seeds": keys,
+        "steps": sorted(set(steps)),
+        "dtype": str(dtype),
+        "data_range": [low, high],
+        "grids": grids,
+        "exact": exact,
+        "versions": _versions(),
+        "command": " ".join(sys.argv),
+        "floor": {} if floor is None else floor_of(metrics, names, reference, floor, count),
+    }
+    return execute(planned, executor or Now(), manifest, out, pictures, progress)
 
 
-def _row(cell: Cell, seconds: float, metric: str, estimate: tuple[float, float]) -> Row:
-    value, stderr = estimate
-    return Row(
-        cell.name,
-        repr(cell.sampler.solver),
-        repr(cell.sampler.grid),
-        cell.budget,
-        cell.steps,
-        cell.nfe,
-        round(seconds, 4),
-        metric,
-        value,
-        stderr,
+def _planned_cells(
+    model: ScoreModel, samplers: Mapping[str, Sampler], steps: Sequence[int], job: Job
+) -> list[Cell]:
+    """Counted on one sample; on all of them where conditions bound to the model need that."""
+
+    def on(rows: int) -> list[Cell]:
+        like = torch.empty((rows, *job.event), device=job.device, dtype=job.dtype)
+        part = {
+            k: v[:rows] if isinstance(v, Tensor) and v.dim() and len(v) == job.count else v
+            for k, v in job.condition.items()
+        }
+        return plan(model, samplers, steps, like, condition=part)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what sampling warns of is said when samples are drawn
+        try:
+            return on(1)
+        except (ValueError, RuntimeError, IndexError):
+            return on(job.count)
+
+
+def _samples_identity(job: Job, model: str, sampler: Sampler | None, seed: int) -> str:
+    if job.folder is None:  # nothing is stored: equal samplers need not be found
+        return os.urandom(16).hex()
+    return identity(
+        (
+            "cell 1",
+            library(),
+            torch.__version__.partition("+")[0],
+            model,
+            job.condition,
+            sampler,
+            seed,
+            job.count,
+            job.event,
+            str(job.dtype),
+            torch.device(job.device).type,
+            job.decode,
+            str(job.reference.dtype),
+        )
     )
 
 
-def _open_journal(out: str | Path | None, manifest: dict[str, Any]) -> Path | None:
-    """The journal of this very comparison, probed to be writable; a foreign one is refused."""
-    if out is None:
-        return None
-    folder = probe(out)
-    journal = folder / "cells.jsonl"
-    records, _ = read_lines(journal)
-    if not records:
-        journal.unlink(missing_ok=True)
-        append_line(journal, {"manifest": manifest})
-    elif records[0].get("manifest") != json.loads(json.dumps(manifest)):
-        raise ValueError(
-            f"{folder} holds another comparison (its model, data, metrics, seed or versions "
-            "differ); name another folder or remove this one"
-        )
-    return journal
-
-
-def _hash(x: Tensor) -> str:
-    raw = x.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
-    return hashlib.sha256(str(tuple(x.shape)).encode() + raw).hexdigest()[:16]
-
-
-def _described(metric: Metric) -> str:
-    """The metric with its arguments; functions by name, since addresses change."""
-    return re.sub(r" at 0x[0-9a-f]+", "", repr(metric))
+def _sweep(folder: Path) -> None:
+    """Removes what writers that were killed more than an hour ago have left."""
+    for part in folder.glob(".*.part"):
+        if time.time() - part.stat().st_mtime > 3600:
+            part.unlink(missing_ok=True)
 
 
 def _versions() -> dict[str, str]:
-    names = ("scoregen", "torch", "numpy", "scipy", "torchdiffeq")
-    return {name: importlib.metadata.version(name) for name in names}
+    names = ("torch", "numpy", "scipy", "torchdiffeq")
+    return {"scoregen": library(), **{name: importlib.metadata.version(name) for name in names}}

@@ -1,0 +1,343 @@
+"""One cell: sampled, timed and measured by whoever runs it, and written whole or not at all."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import math
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from .._checks import DivergenceError
+from .._files import write
+from ..metrics import Estimate, Measured, Metric, TwoSample
+from ..models import ScoreModel
+from ..sampling import Sampler
+from ..training import load
+from .plan import Baseline, Calls, Cost
+
+__all__ = ["Job", "Task", "read_cell", "run_task"]
+
+_BLOCKS = 1024  # influences are kept as the means of at most so many blocks of samples
+_warm: set[str] = set()
+
+
+@dataclass(frozen=True)
+class Job:
+    """What all cells of one model have in common; it travels to the workers.
+
+    Args:
+        model: a score model, the folder of a checkpoint, or a baseline.
+        metrics: in the order of `Task.keys`.
+        reference: real samples (m, *event).
+        condition: keyword arguments of the model.
+        event: shape of the state of one sample.
+        count: samples per cell.
+        decode: maps states to what is measured.
+        chunk: most samples at a time.
+        device, dtype: of the state.
+        keep: keep all samples, or only the first `show`.
+        show: samples kept for pictures.
+        repeats: how often sampling is timed.
+        threads: of the numerics in a worker; as they are where None.
+        folder: where cells are written; nowhere where None.
+        token: names this job within a process, so that a reference is prepared once.
+
+    >>> Job("folder", (), torch.zeros(2, 1), {}, (1,), 2).keep
+    False
+    """
+
+    model: ScoreModel | Baseline | str
+    metrics: tuple[Metric, ...]
+    reference: Tensor
+    condition: dict[str, Any]
+    event: tuple[int, ...]
+    count: int
+    decode: Callable[[Tensor], Tensor] | None = None
+    chunk: int | None = None
+    device: str = "cpu"
+    dtype: torch.dtype = torch.float32
+    keep: bool = False
+    show: int = 25
+    repeats: int = 1
+    threads: int | None = None
+    folder: str | None = None
+    token: str = ""
+
+
+@dataclass(frozen=True)
+class Task:
+    """One cell to run.
+
+    Args:
+        job: what it shares with others.
+        sampler: None for a baseline.
+        seed: of the noise.
+        cell: identity of the samples; names the files.
+        keys: identities of the metrics with the reference.
+        cost: None where the solver chooses its evaluations.
+
+    >>> Task(Job("folder", (), torch.zeros(2, 1), {}, (1,), 2), None, 0, "ab", ()).seed
+    0
+    """
+
+    job: Job
+    sampler: Sampler | None
+    seed: int
+    cell: str
+    keys: tuple[str, ...]
+    cost: Cost | None = None
+    names: tuple[str, ...] = ()
+
+
+def run_task(task: Task) -> tuple[dict[str, Any], Tensor | None]:
+    """The record of a cell and its samples: computed, or what a file holds with the rest added.
+
+    A diverging sampler and a metric that refuses the samples are results, with a status.
+    """
+    job = task.job
+    threads = torch.get_num_threads()
+    if job.threads is not None:
+        torch.set_num_threads(job.threads)
+    try:
+        return _run(task)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _run(task: Task) -> tuple[dict[str, Any], Tensor | None]:
+    job = task.job
+    folder = None if job.folder is None else Path(job.folder)
+    record = None if folder is None else read_cell(folder, task.cell)
+    samples = None if folder is None or record is None else read_samples(folder, task.cell)
+    lacking = samples is None or len(samples) < job.count
+    new = record is None or (
+        record["status"] == "done"
+        and lacking
+        and (job.keep or any(key not in record["measures"] for key in task.keys))
+    )
+    if record is None or new:
+        known = {} if record is None else record["measures"]
+        record, samples = _sampled(task)
+        record["measures"] = known
+    fresh = record["status"] == "done" and _measured(task, record, samples)
+    kept = None if samples is None else samples if job.keep else samples[: job.show].clone()
+    if folder is not None and new and kept is not None:
+        content = safetensors.torch.save({"samples": kept.contiguous()})
+        write(cell_path(folder, task.cell).with_suffix(".safetensors"), content)
+    if folder is not None and (new or fresh):
+        write_cell(folder, record)
+    return record, kept
+
+
+def _sampled(task: Task) -> tuple[dict[str, Any], Tensor | None]:
+    job = task.job
+    record: dict[str, Any] = {
+        "cell": task.cell,
+        "status": "done",
+        "message": "",
+        "seed": task.seed,
+        "count": job.count,
+        "device": job.device,
+        "measures": {},
+    }
+    try:
+        x, seconds, cost = _drawn(task)
+    except DivergenceError as error:
+        cost = task.cost or Cost(math.nan, 0)
+        record.update(status="diverged", message=str(error))
+        return {**record, "nfe": number(cost.nfe), "depth": cost.depth, "seconds": "nan"}, None
+    if job.decode is not None:
+        with torch.no_grad():
+            rows = job.chunk or len(x)
+            x = torch.cat([job.decode(part) for part in x.split(rows)])
+    x = x.to(job.reference)
+    record.update(nfe=cost.nfe, depth=cost.depth, seconds=round(seconds, 4))
+    if not bool(torch.isfinite(x).all()):
+        record.update(status="diverged", message="samples are not finite")
+    return record, x
+
+
+def _drawn(task: Task) -> tuple[Tensor, float, Cost]:
+    """Samples, the median of the seconds they took after a warm-up, and what they cost."""
+    job, model = task.job, _model(task.job.model)
+    cost, seconds = task.cost, []
+    if not isinstance(model, ScoreModel):
+        for _ in range(job.repeats):
+            began = time.perf_counter()
+            x = model.sample(job.count, seed=task.seed, condition=job.condition or None)
+            seconds.append(_elapsed(began, x))
+        return x, statistics.median(seconds), Cost(float(model.evaluations), 1)
+    if task.sampler is None:
+        raise ValueError("a score model needs a sampler")
+    options: dict[str, Any] = {
+        "seed": task.seed,
+        "condition": job.condition,
+        "chunk": job.chunk,
+        "device": job.device,
+        "dtype": job.dtype,
+    }
+    shape = (job.count, *job.event)
+    if job.token not in _warm:  # the first run of a process pays for what is set up once
+        _warm.add(job.token)
+        task.sampler.sample(model, shape, **options)
+    if cost is None:
+        with Calls(model, silent=False) as counted:
+            task.sampler.sample(model, shape, **options)
+        cost = counted.cost(job.count)
+    for _ in range(job.repeats):
+        began = time.perf_counter()
+        x = task.sampler.sample(model, shape, **options)
+        seconds.append(_elapsed(began, x))
+    return x, statistics.median(seconds), cost
+
+
+def _elapsed(began: float, x: Tensor) -> float:
+    """Seconds since then, with the device's queue empty."""
+    if x.device.type != "cpu":
+        x.reshape(-1)[:1].cpu()  # waits for what was queued before
+    return time.perf_counter() - began
+
+
+@lru_cache(maxsize=2)
+def _loaded(folder: str) -> ScoreModel:
+    return load(folder)
+
+
+def _model(model: ScoreModel | Baseline | str) -> ScoreModel | Baseline:
+    return _loaded(model) if isinstance(model, str) else model
+
+
+_prepared: dict[str, list[Callable[[Tensor], Measured]]] = {}
+
+
+def bound(metric: Metric, reference: Tensor) -> Callable[[Tensor], Measured]:
+    """A metric against one reference; a number alone has an unknown standard error."""
+    if isinstance(metric, TwoSample):
+        return metric.against(reference)
+
+    def measure(samples: Tensor) -> Measured:
+        found = metric(samples, reference)
+        if isinstance(found, int | float) or (isinstance(found, Tensor) and found.dim() == 0):
+            return Measured(Estimate(float(found), float("nan")), None)
+        if isinstance(found, tuple) and len(found) == 2:
+            return Measured(Estimate(float(found[0]), float(found[1])), None)
+        raise TypeError(
+            "a metric must give an Estimate (value, standard error) or a number, got "
+            f"{type(found).__name__}"
+        )
+
+    return measure
+
+
+def _measured(task: Task, record: dict[str, Any], samples: Tensor | None) -> bool:
+    """Adds the measures that are missing; whether there were any."""
+    job = task.job
+    if all(key in record["measures"] for key in task.keys):
+        return False
+    if samples is None:
+        raise ValueError(f"the samples of cell {task.cell[:12]} are needed and were not kept")
+    if job.token not in _prepared:
+        _prepared.clear()  # one reference at a time
+        _prepared[job.token] = [bound(metric, job.reference) for metric in job.metrics]
+    for key, name, measure in zip(task.keys, task.names, _prepared[job.token], strict=True):
+        if key not in record["measures"]:
+            add_measure(record, key, name, measure, samples)
+    return True
+
+
+def add_measure(
+    record: dict[str, Any],
+    key: str,
+    name: str,
+    measure: Callable[[Tensor], Measured],
+    samples: Tensor,
+) -> None:
+    """Measures the samples of a cell into its record; a metric that refuses them is noted."""
+    try:
+        (value, stderr), influence = measure(samples)
+    except (ValueError, RuntimeError, ArithmeticError) as error:
+        record.setdefault("failed", {})[key] = f"{type(error).__name__}: {error}"
+        return
+    record["measures"][key] = {
+        "metric": name,
+        "value": number(value),
+        "stderr": number(stderr),
+        "influence": None if influence is None else _packed(influence),
+    }
+
+
+def number(value: float) -> float | str:
+    """A number for JSON, which has no NaN and no infinity: those become words."""
+    return value if math.isfinite(value) else str(value)
+
+
+def _packed(influence: Tensor) -> str:
+    """Influences as the means of at most 1,024 blocks of samples, in float32, base 64."""
+    blocks = influence.detach().to("cpu", torch.float64)
+    blocks = blocks - blocks.mean()
+    if len(blocks) > _BLOCKS:
+        blocks = torch.stack([part.mean() for part in blocks.tensor_split(_BLOCKS)])
+    return base64.b64encode(blocks.numpy().astype("<f4").tobytes()).decode()
+
+
+def unpacked(text: str | None) -> np.ndarray | None:
+    """What `_packed` wrote, in float64."""
+    if text is None:
+        return None
+    return np.frombuffer(base64.b64decode(text), "<f4").astype(np.float64)
+
+
+def cell_path(folder: Path, cell: str) -> Path:
+    return folder / "cells" / f"{cell[:32]}.json"
+
+
+def write_cell(folder: Path, record: dict[str, Any]) -> None:
+    """Write a record, with what another process has added to it meanwhile."""
+    before = read_cell(folder, record["cell"])
+    if before is not None and before["status"] == record["status"]:
+        record["measures"] = {**before["measures"], **record["measures"]}
+    body = {key: value for key, value in record.items() if key != "failed"}
+    text = json.dumps({"sha256": _checksum(body), "record": body}, indent=1)
+    write(cell_path(folder, record["cell"]), text.encode())
+
+
+def read_cell(folder: Path, cell: str) -> dict[str, Any] | None:
+    """The record of a cell; None where there is none, or it is not what was written.
+
+    >>> import tempfile
+    >>> read_cell(Path(tempfile.mkdtemp()), "0" * 64) is None
+    True
+    """
+    try:
+        content = json.loads(cell_path(folder, cell).read_bytes())
+        record: dict[str, Any] = content["record"]
+        sound = content["sha256"] == _checksum(record) and record["cell"] == cell
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return record if sound else None
+
+
+def read_samples(folder: Path, cell: str) -> Tensor | None:
+    """The samples kept of a cell; None where there are none."""
+    path = cell_path(folder, cell).with_suffix(".safetensors")
+    try:
+        return safetensors.torch.load(path.read_bytes())["samples"]
+    except (OSError, KeyError, safetensors.SafetensorError):
+        return None
+
+
+def _checksum(body: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,191 @@
+"""Cells through an executor: each once, a bounded number under way, whatever happens to some."""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import CancelledError
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from .cells import Task, run_task
+from .plan import Cell, Cost
+from .study import Comparison
+from .table import Row
+
+__all__ = ["Executor"]
+
+_IN_FLIGHT = 256  # tasks handed to an executor at a time: each carries its model
+
+
+class Executor(Protocol):
+    """Anything with `submit(function, *arguments)`, whose result has `.result()`.
+
+    >>> from concurrent.futures import ThreadPoolExecutor
+    >>> executor: Executor = ThreadPoolExecutor(1)
+    """
+
+    def submit(self, function: Callable[..., Any], /, *arguments: Any) -> Any:
+        """A handle whose `.result()` waits for the call."""
+
+
+class Now:
+    """The executor of this process: a task runs when its result is asked for.
+
+    >>> Now().submit(max, 1, 2).result()
+    2
+    """
+
+    def submit(self, function: Callable[..., Any], *arguments: Any) -> Later:
+        """The call, not made yet."""
+        return Later(function, arguments)
+
+
+@dataclass
+class Later:
+    """A call that is made by `result`."""
+
+    function: Callable[..., Any]
+    arguments: Sequence[Any]
+
+    def result(self) -> Any:
+        """Makes the call."""
+        return self.function(*self.arguments)
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A task beside the columns of its rows."""
+
+    task: Task
+    model: str
+    name: str
+    budget: int | None
+    cell: Cell | None
+    fingerprint: str
+
+
+def execute(
+    planned: list[Planned],
+    executor: Executor,
+    manifest: dict[str, Any],
+    out: str | Path | None,
+    pictures: bool,
+    progress: bool,
+) -> Comparison:
+    """Runs each cell once; what is finished is kept whatever happens to the rest."""
+    tasks = {p.task.cell: p.task for p in planned}
+    found: dict[str, tuple[dict[str, Any], Tensor | None]] = {}
+    lost: dict[str, str] = {}
+    began = time.perf_counter()
+    try:
+        if not isinstance(executor, Now):  # what cannot be sent is refused before the work
+            executor.submit(_arrived, next(iter(tasks.values()))).result()
+        bar = tqdm(total=len(tasks), desc="compare", disable=not progress)
+        for cell, handle in _submitted(executor, list(tasks.values())):
+            try:
+                found[cell] = handle.result()
+            except (RuntimeError, OSError, CancelledError, MemoryError) as error:
+                lost[cell] = f"{type(error).__name__}: {error}"
+            bar.update()
+        bar.close()
+    finally:
+        manifest["seconds"] = round(time.perf_counter() - began, 2)
+        result = _collected(planned, found, lost, manifest)
+        if out is not None and (found or lost):
+            result.save(out, pictures=pictures and sys.exc_info()[0] is None)
+    if lost:
+        first = next(iter(lost.values()))
+        warnings.warn(
+            f"{len(lost)} of {len(tasks)} cells were lost ({first[:200]}); the same call computes "
+            "them",
+            stacklevel=3,
+        )
+    return result
+
+
+def _arrived(task: Task) -> str:
+    """What a worker answers when a task could be sent to it."""
+    return task.cell
+
+
+def _submitted(executor: Executor, tasks: list[Task]) -> Iterator[tuple[str, Any]]:
+    """Handles in order, with a bounded number of tasks under way."""
+    under_way: list[tuple[str, Any]] = []
+    for task in tasks:
+        try:
+            under_way.append((task.cell, executor.submit(run_task, task)))
+        except RuntimeError as error:  # the executor broke: later cells have no chance
+            under_way.append((task.cell, _Broken(error)))
+        if len(under_way) == _IN_FLIGHT:
+            yield under_way.pop(0)
+    yield from under_way
+
+
+@dataclass(frozen=True)
+class _Broken:
+    error: RuntimeError
+
+    def result(self) -> Any:
+        raise self.error
+
+
+def _collected(
+    planned: list[Planned],
+    found: dict[str, tuple[dict[str, Any], Tensor | None]],
+    lost: dict[str, str],
+    manifest: dict[str, Any],
+) -> Comparison:
+    rows: list[Row] = []
+    shown: dict[tuple[str, str, int | None, int], Tensor] = {}
+    records: dict[str, dict[str, Any]] = {}
+    for p in planned:
+        task, cell = p.task, p.cell
+        record, samples = found.get(task.cell, (None, None))
+        if record is None and task.cell not in lost:
+            continue  # interrupted before it
+        cost = task.cost or (cell.cost if cell else Cost(math.nan, 0))
+        if record is not None:
+            records[task.cell] = record
+            cost = Cost(float(record["nfe"]), int(record["depth"]))
+        if samples is not None:
+            shown[(p.model, p.name, p.budget, task.seed)] = samples
+        for key, name in zip(task.keys, task.names, strict=True):
+            measure = None if record is None else record["measures"].get(key)
+            status, message = "done", ""
+            if record is None:
+                status, message = "lost", lost[task.cell]
+            elif record["status"] != "done":
+                status, message = record["status"], record["message"]
+            elif measure is None:
+                status, message = "failed", record.get("failed", {}).get(key, "")
+            rows.append(
+                Row(
+                    model=p.model,
+                    sampler=p.name,
+                    solver=repr(cell.sampler.solver) if cell else type(task.job.model).__name__,
+                    grid=repr(cell.sampler.grid) if cell else "",
+                    budget=p.budget,
+                    steps=cell.steps if cell else None,
+                    nfe=cost.nfe,
+                    depth=cost.depth,
+                    seconds=math.nan if record is None else float(record["seconds"]),
+                    seed=task.seed,
+                    count=task.job.count,
+                    metric=name,
+                    value=math.nan if measure is None else float(measure["value"]),
+                    stderr=math.nan if measure is None else float(measure["stderr"]),
+                    status=status,
+                    message=message,
+                    fingerprint=p.fingerprint,
+                    cell=task.cell,
+                )
+            )
+    return Comparison(rows, manifest, shown, records)

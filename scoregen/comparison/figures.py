@@ -1,0 +1,333 @@
+"""Figures: quality against cost with intervals and names at the lines' ends, and the samples."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import Tensor
+
+from .._checks import check_choice
+from .._files import write
+from .statistics import Summary
+
+if TYPE_CHECKING:
+    from .study import Comparison
+
+__all__ = ["plot_quality", "plot_samples"]
+
+# Okabe and Ito's colours by falling luminance contrast: they stay apart in grey print
+_COLOURS = ("#000000", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f7f7f")
+_MARKS = "osD^vP*X"
+_DASHES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (5, 1.5, 1.2, 1.5)))
+_LABELS = {
+    "nfe": "network evaluations per sample",
+    "depth": "evaluations one after the other",
+    "seconds": "seconds for all samples",
+}
+_INK, _FAINT = "#111111", "#bbbbbb"
+
+
+def figure(width: float, height: float) -> Any:
+    """A figure that touches no global state and needs no display."""
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError("plots need matplotlib: pip install 'scoregen[bench]'") from error
+    made = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(made)
+    return made
+
+
+def written(made: Any, path: Path) -> Path:
+    """Write a figure in the format of the path's ending, whole or not at all."""
+    content = io.BytesIO()
+    kind = path.suffix[1:] or "png"
+    # no date, so that equal results give equal files
+    stamp = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(kind)
+    import matplotlib
+
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "scoregen"}):
+        made.savefig(content, dpi=200, format=kind, metadata=stamp)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write(path, content.getvalue())
+    return path
+
+
+def plot_quality(
+    study: Comparison,
+    path: str | Path,
+    *,
+    metrics: Sequence[str] | None = None,
+    names: Sequence[str] | None = None,
+    x: Literal["nfe", "depth", "seconds"] = "nfe",
+    width: float | None = None,
+    size: float = 8.0,
+) -> Path:
+    """Quality against cost, a panel per metric, with 95 % intervals and the floor at equal n.
+
+    Args:
+        study: a comparison.
+        path: PNG, PDF or SVG to write, by its ending.
+        metrics: titles; all unless given.
+        names: samplers to draw in colour; the others stay grey and nameless. All unless given.
+        x: the cost.
+        width: of the figure in inches: 3.3 for one column of a paper, 6.8 for two.
+        size: of the text in points.
+
+    Raises:
+        ImportError: without matplotlib, naming the extra that brings it.
+        ValueError: for a metric, name or cost that is not here.
+
+    >>> import tempfile
+    >>> from scoregen import DDIM, VPSDE, Gaussian, Sampler, UniformTime, compare
+    >>> model = Gaussian(VPSDE(), torch.zeros(2), torch.ones(2))
+    >>> study = compare(model, {"ddim": Sampler(DDIM(), UniformTime(5))}, steps=[5, 10],
+    ...                 metrics=[lambda a, b: float(a.mean())], reference=torch.ones(9, 2),
+    ...                 progress=False)
+    >>> plot_quality(study, Path(tempfile.mkdtemp()) / "quality.pdf", width=3.3).exists()
+    True
+    """
+    made = quality_figure(study, metrics=metrics, names=names, x=x, width=width, size=size)
+    return written(made, Path(path))
+
+
+def quality_figure(
+    study: Comparison,
+    *,
+    metrics: Sequence[str] | None = None,
+    names: Sequence[str] | None = None,
+    x: Literal["nfe", "depth", "seconds"] = "nfe",
+    width: float | None = None,
+    size: float = 8.0,
+) -> Any:
+    """The figure that `plot_quality` writes."""
+    check_choice("x", x, tuple(_LABELS))
+    chosen = list(study.metrics if metrics is None else metrics)
+    for metric in chosen:
+        check_choice("metric", metric, study.metrics)
+    every = list(dict.fromkeys(s.name for s in study.summaries))
+    named = every if names is None else list(names)
+    for name in named:
+        check_choice("name", name, every)
+    wide = 4.2 * len(chosen) if width is None else width
+    made = figure(wide, max(2.3, min(3.6, 0.78 * wide / len(chosen)), 0.2 * len(named) + 1.0))
+    panels = made.subplots(1, len(chosen), squeeze=False)[0]
+    for panel, metric in zip(panels, chosen, strict=True):
+        _panel(panel, study, metric, every, named, x, size)
+    return made
+
+
+def _panel(
+    panel: Any,
+    study: Comparison,
+    metric: str,
+    every: Sequence[str],
+    named: Sequence[str],
+    x: str,
+    size: float,
+) -> None:
+    done = [s for s in study.summaries if s.metric == metric and math.isfinite(s.value)]
+    ends: list[tuple[float, float, str, str]] = []
+    _axes(panel, study, done, metric, x, size)
+    for name in sorted(every, key=lambda n: n in named):
+        line = sorted((s for s in done if s.name == name), key=lambda s: float(getattr(s, x)))
+        if not line:
+            continue
+        at = [float(getattr(s, x)) for s in line]
+        values = [s.value for s in line]
+        if name not in named:
+            panel.plot(at, values, color=_FAINT, linewidth=0.8, zorder=1)
+            continue
+        i = named.index(name)
+        colour = _COLOURS[i % len(_COLOURS)]
+        reach = [
+            [max(0.0, s.value - s.low) if math.isfinite(s.low) else 0.0 for s in line],
+            [max(0.0, s.high - s.value) if math.isfinite(s.high) else 0.0 for s in line],
+        ]
+        panel.errorbar(
+            at,
+            values,
+            yerr=reach,
+            color=colour,
+            marker=_MARKS[i % len(_MARKS)],
+            linestyle=_DASHES[i // 2 % len(_DASHES)],
+            markersize=size * 0.45,
+            linewidth=1.2,
+            elinewidth=0.9,
+            capsize=1.5,
+            zorder=3,
+        )
+        ends.append((at[-1], values[-1], name, colour))
+    _names(panel, ends, size)
+
+
+def _axes(
+    panel: Any, study: Comparison, done: list[Summary], metric: str, x: str, size: float
+) -> None:
+    """Scales, ticks, the floor and the words."""
+    values = [s.value for s in done]
+    floor = study.manifest.get("floor", {}).get(metric)
+    if study.direction(metric) == "lower" and values:
+        if min(values) > 0 and all(s.low > 0 for s in done if math.isfinite(s.low)):
+            panel.set_yscale("log")
+        elif max(values) > 20 * abs(min(values)):  # an unbiased estimate may be negative
+            errors = [s.stderr for s in done if math.isfinite(s.stderr) and s.stderr > 0]
+            scale = max([max(errors, default=0.0) * 2, abs(min(values)), max(values) * 1e-4])
+            panel.set_yscale("symlog", linthresh=scale)
+    panel.set_xscale("log")
+    budgets = sorted({s.budget for s in done if s.budget is not None})
+    if x != "seconds" and budgets:
+        panel.set_xticks(budgets, [str(b) for b in budgets])
+        panel.minorticks_off()
+    if floor:
+        panel.axhline(floor["value"], color="#555555", linestyle=(0, (1, 1.5)), linewidth=1.0)
+        panel.annotate(
+            f"real data, n = {floor['count']}",
+            (0.0, floor["value"]),
+            xycoords=("axes fraction", "data"),
+            xytext=(2, 2),
+            textcoords="offset points",
+            fontsize=size - 1,
+            color="#444444",
+        )
+    better = "lower" if study.direction(metric) == "lower" else "higher"
+    panel.set_title(f"{metric} ({better} is better)", fontsize=size, color=_INK, loc="left")
+    panel.set_xlabel(_LABELS[x], fontsize=size, color=_INK)
+    panel.tick_params(labelsize=size - 1, colors=_INK, width=0.6, length=2.5)
+    panel.tick_params(which="minor", labelsize=size - 1.5, labelcolor=_INK, width=0.4, length=1.5)
+    panel.grid(which="major", color=_FAINT, linewidth=0.4, alpha=0.6)
+    panel.set_axisbelow(True)
+    for name, side in panel.spines.items():
+        side.set_visible(name not in ("top", "right"))
+        side.set_color(_INK)
+        side.set_linewidth(0.6)
+
+
+def _names(panel: Any, ends: list[tuple[float, float, str, str]], size: float) -> None:
+    """Names right of the panel, each at the height of its line's end, moved apart where needed."""
+    if not ends:
+        return
+    low, high = panel.get_ylim()
+    panel.set_ylim(low, high)
+    scale = panel.transData
+    bottom, top = (panel.transAxes.transform((0, v))[1] for v in (0.0, 1.0))
+    heights = [(float(scale.transform((x, y))[1]) - bottom) / (top - bottom) for x, y, _, _ in ends]
+    inches = panel.figure.get_size_inches()[1] * 0.72
+    gap = 1.25 * size / 72 / inches
+    order = sorted(range(len(ends)), key=heights.__getitem__)
+    placed: dict[int, float] = {}
+    before = -math.inf
+    for i in order:
+        placed[i] = before = max(min(heights[i], 1.0), before + gap, 0.0)
+    over = max(0.0, before - 1.0)
+    limit = math.inf
+    for i in reversed(order):  # push back down what would leave the panel
+        placed[i] = min(placed[i], limit, 1.0 if over else math.inf)
+        limit = placed[i] - gap
+    for i, (x, y, name, colour) in enumerate(ends):
+        panel.annotate(
+            name,
+            (x, y),
+            xycoords="data",
+            xytext=(1.03, placed[i]),
+            textcoords="axes fraction",
+            fontsize=size,
+            color=colour,
+            va="center",
+            ha="left",
+            annotation_clip=False,
+            arrowprops={
+                "arrowstyle": "-",
+                "color": colour,
+                "linewidth": 0.4,
+                "alpha": 0.6,
+                "shrinkA": 0,
+                "shrinkB": 2,
+            },
+        )
+
+
+def plot_samples(
+    samples: Mapping[tuple[str, float], Tensor],
+    path: str | Path,
+    *,
+    data_range: tuple[float, float] = (-1.0, 1.0),
+    unit: str = "evaluations",
+) -> Path:
+    """Samples per sampler (rows) and evaluations (columns): images in a tile, points in the plane.
+
+    Images have 1 or 3 channels; of any other number the first is shown in grey.
+
+    Args:
+        samples: (name, budget or evaluations) -> samples (n, *event); equal seeds stand in equal
+            places, so differences are the sampler's.
+        path: file to write.
+        data_range: values shown as black and white.
+        unit: what the columns count.
+
+    >>> import tempfile
+    >>> path = Path(tempfile.mkdtemp()) / "samples.png"
+    >>> plot_samples({("ddim", 10.0): torch.zeros(4, 1, 8, 8)}, path).exists()
+    True
+    """
+    names = list(dict.fromkeys(name for name, _ in samples))
+    budgets = sorted({budget for _, budget in samples})
+    made = figure(1.75 * len(budgets) + 1.6, 1.75 * len(names) + 0.5)
+    panels = made.subplots(len(names), len(budgets), squeeze=False)
+    for i, name in enumerate(names):
+        for j, budget in enumerate(budgets):
+            panel = panels[i][j]
+            panel.set_xticks([])
+            panel.set_yticks([])
+            for side in panel.spines.values():
+                side.set_color("0.85")
+            if i == 0:
+                panel.set_title(f"{budget:g} {unit}", fontsize=9)
+            if j == 0:
+                panel.set_ylabel(name, fontsize=9, rotation=0, ha="right", va="center")
+            found = samples.get((name, budget))
+            if found is not None and len(found):
+                _show(panel, found.detach().float().cpu(), data_range)
+    return written(made, Path(path))
+
+
+def _show(panel: Any, x: Tensor, data_range: tuple[float, float]) -> None:
+    if x.dim() == 4:
+        tile = tile_images(x, data_range)
+        grey = tile.shape[0] == 1
+        panel.imshow(
+            tile[0].numpy() if grey else tile.permute(1, 2, 0).numpy(),
+            cmap="gray" if grey else None,
+            vmin=0,
+            vmax=1,
+        )
+    elif x.dim() == 2 and x.shape[1] >= 2:
+        panel.scatter(x[:, 0].numpy(), x[:, 1].numpy(), s=1.2, color="C0", alpha=0.5, linewidths=0)
+        panel.set_aspect("equal")
+    else:
+        panel.hist(x.reshape(-1).numpy(), bins=50, color="C0")
+
+
+def tile_images(x: Tensor, data_range: tuple[float, float] = (-1.0, 1.0), pad: int = 1) -> Tensor:
+    """Images (n, channels, height, width) in a near-square tile in [0, 1], 1 or 3 channels.
+
+    >>> tile_images(torch.zeros(4, 1, 8, 8)).shape
+    torch.Size([1, 19, 19])
+    """
+    low, high = data_range
+    x = ((x if x.shape[1] in (1, 3) else x[:, :1]) - low) / (high - low)
+    n, channels, height, width = x.shape
+    columns = math.ceil(math.sqrt(n))
+    lines = math.ceil(n / columns)
+    tile = torch.ones((channels, lines * (height + pad) + pad, columns * (width + pad) + pad))
+    for k in range(n):
+        top = pad + (k // columns) * (height + pad)
+        left = pad + (k % columns) * (width + pad)
+        tile[:, top : top + height, left : left + width] = x[k]
+    return tile.nan_to_num(0.5).clamp(0, 1)

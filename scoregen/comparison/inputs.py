@@ -1,0 +1,121 @@
+"""What a comparison is given: refused before the first evaluation, or known without one."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .._checks import check_choice, check_finite, check_state
+from ..analysis import output_law
+from ..analysis.probe import NotAffineError
+from ..metrics import Metric, title
+from ..models import ScoreModel
+from ..sampling import Sampler
+from .cells import bound
+from .plan import Baseline, Cell
+
+_TRIED = 64  # rows of the reference that every metric is tried on before anything is sampled
+_LARGEST_SPECTRUM = 1024
+
+
+def direction_of(metric: Metric) -> str:
+    """Which way is better: lower, where a metric says nothing."""
+    return str(getattr(metric, "direction", "lower"))
+
+
+def check_names(
+    samplers: Mapping[str, Sampler],
+    baselines: Mapping[str, Baseline],
+    seeds: list[int],
+    steps: Sequence[int],
+) -> None:
+    if not samplers and not baselines:
+        raise ValueError("samplers must name at least one sampler, got none")
+    for name, sampler in samplers.items():
+        if not isinstance(sampler, Sampler):
+            raise TypeError(f"{name} must be a Sampler(solver, grid), got {sampler!r:.100}")
+    if not steps:
+        raise ValueError("steps must list at least one budget of evaluations, got none")
+    for name, baseline in baselines.items():
+        if not isinstance(baseline, Baseline):
+            raise TypeError(
+                f"the baseline {name} must have sample(n, *, seed, condition) and evaluations"
+            )
+    both = set(samplers) & set(baselines)
+    if both:
+        raise ValueError(f"{', '.join(sorted(both))} names a sampler and a baseline; rename one")
+    if not seeds or len(set(seeds)) < len(seeds):
+        raise ValueError(f"seeds must differ and be at least one, got {seeds}")
+
+
+def titles(metrics: Sequence[Metric], count: int) -> list[str]:
+    """The metrics' titles, once it is known that they can be told apart."""
+    if not metrics or not all(callable(m) for m in metrics):
+        raise TypeError(f"metrics must list callables (samples, reference) -> Estimate: {metrics}")
+    names = [title(m, count) for m in metrics]
+    twice = sorted({n for n in names if names.count(n) > 1})
+    if twice:
+        raise ValueError(
+            f"two metrics are called {', '.join(twice)}, so their values would be merged; give "
+            "them different names"
+        )
+    for metric, name in zip(metrics, names, strict=True):
+        check_choice(f"the direction of {name}", direction_of(metric), ("lower", "higher"))
+    return names
+
+
+def try_on_reference(metric: Metric, reference: Tensor, count: int) -> None:
+    """A metric on some rows of the reference; on as many as are sampled, where few are too few."""
+    few = reference[: min(_TRIED, count)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # few rows are singular
+        try:
+            bound(metric, few)(few)
+        except (ValueError, RuntimeError):
+            rows = torch.arange(count, device=reference.device) % len(reference)
+            bound(metric, reference)(reference[rows])
+
+
+def exact_of(spot: str, cell: Cell, model: ScoreModel, reference: Tensor) -> dict[str, float]:
+    """The exact error on Gaussian data of the reference's spectrum, where the sampler is affine."""
+    rows = reference.detach().reshape(len(reference), -1).to("cpu", torch.float64)
+    if rows.shape[1] > _LARGEST_SPECTRUM or len(rows) < 2:
+        return {}
+    spectrum = torch.linalg.eigvalsh(torch.cov(rows.T).reshape(rows.shape[1], rows.shape[1]))
+    try:
+        law = output_law(cell.sampler, model.sde, spectrum.clamp_min(1e-6 * float(spectrum.max())))
+    except (NotAffineError, ValueError, NotImplementedError):
+        return {}
+    return {spot: law.w2} if math.isfinite(law.w2) else {}
+
+
+def floor_of(
+    metrics: Sequence[Metric],
+    names: Sequence[str],
+    reference: Tensor,
+    floor: Tensor,
+    count: int,
+) -> dict[str, Any]:
+    """What real data reach at the number that is sampled: the mean over disjoint sets of it."""
+    check_state(floor, "floor")
+    check_finite("floor", floor)
+    found: dict[str, Any] = {}
+    for metric, name in zip(metrics, names, strict=True):
+        sets = [floor[i * count : (i + 1) * count] for i in range(len(floor) // count)]
+        if not sets:
+            if getattr(metric, "biased", False):
+                continue  # its value at another number says nothing here
+            sets = [floor]
+        try:
+            values = [bound(metric, reference)(part).estimate for part in sets]
+        except (ValueError, RuntimeError):  # needs exactly what is sampled, such as its labels
+            continue
+        mean = sum(v.value for v in values) / len(values)
+        error = math.sqrt(sum(v.stderr**2 for v in values)) / len(values)
+        found[name] = {"value": mean, "stderr": error, "count": len(sets[0])}
+    return found

@@ -18,7 +18,7 @@ from ..analysis import table as analysis_table
 from ..comparison import plot_samples
 from ..guidance import ClassifierFree
 from ..likelihood import bits_report, bits_table
-from ..models import ScoreModel, ScoreNetwork, conditions_of
+from ..models import ScoreModel, ScoreNetwork
 from ..objectives import DenoisingScoreMatching
 from ..training import fit
 from . import specs

@@ -176,9 +176,7 @@ class NUTS(Kernel):
                     turned = turned | (going & _turned_along(kept[j - 1], end, sign))
         return _Subtree(end, draw, weight, turned, divergent, steps, accepted, error)
 
-    def _leapfrog(
-        self, model: ScoreModel, end: _End, t: Level, h: Tensor
-    ) -> tuple[_End, Tensor]:
+    def _leapfrog(self, model: ScoreModel, end: _End, t: Level, h: Tensor) -> tuple[_End, Tensor]:
         """One step, and the estimated error of its energy difference."""
         half = end.p + h / 2 * end.here.score
         there = model(end.here.x + h * half, t)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from typing import Self
 
 from torch import Tensor
 
@@ -40,7 +41,7 @@ class Counted:
         self.rows = 0
         self._thread = 0
 
-    def __enter__(self) -> Counted:
+    def __enter__(self) -> Self:
         self._thread = threading.get_ident()
         COUNTERS.append(self)
         return self

@@ -45,7 +45,8 @@ PACKAGES = (
 )  # fmt: skip
 SECONDS = 8
 OWN_ERRORS = (
-    ValueError, TypeError, sg.DivergenceError, sg.CheckpointError, NotImplementedError, OSError,
+    ValueError, TypeError, sg.DivergenceError, sg.training.CheckpointError, NotImplementedError,
+    OSError,
 )  # fmt: skip
 
 

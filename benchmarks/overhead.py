@@ -35,8 +35,8 @@ class Half(sg.ScoreModel):
         super().__init__()
         self.sde = sde
 
-    def predict(self, x: Tensor, t: sg.Level, **condition: Any) -> sg.Prediction:
-        return sg.Prediction(self.sde, t, x, x0=x * 0.5)
+    def predict(self, x: Tensor, t: sg.Level, **condition: Any) -> sg.models.Prediction:
+        return sg.models.Prediction(self.sde, t, x, x0=x * 0.5)
 
 
 def ours(steps: int) -> dict[str, Callable[[Tensor], object]]:
@@ -87,7 +87,7 @@ def solvers() -> dict[str, sg.Solver]:
         "UniPC(2)": sg.UniPC(2),
         "PNDM(heun)": sg.solvers.PNDM("heun"),
         "DEIS(2)": sg.solvers.DEIS(2),
-        "PredictorCorrector(DDIM, Langevin)": sg.PredictorCorrector(
+        "PredictorCorrector(DDIM, Langevin)": sg.solvers.PredictorCorrector(
             sg.DDIM(), sg.Langevin(1e-3), first="corrector"
         ),
     }

@@ -12,6 +12,7 @@ from . import (
     data,
     densities,
     energies,
+    flowmaps,
     grids,
     guidance,
     interop,
@@ -30,7 +31,6 @@ from . import (
     tuning,
 )
 from ._checks import DivergenceError
-from ._files import CheckpointError
 from ._version import __version__ as __version__
 from .analysis import output_law
 from .comparison import compare
@@ -49,7 +49,18 @@ from .grids import (
     UniformTime,
 )
 from .guidance import ClassifierFree
-from .interop import from_distribution, from_torchebm
+from .interop import (
+    from_azula,
+    from_diffusers,
+    from_distribution,
+    from_edm,
+    from_guided_diffusion,
+    from_k_diffusion,
+    from_lucidrains,
+    from_score_sde,
+    from_torchebm,
+    from_velocity,
+)
 from .likelihood import log_prob
 from .mcmc import HMC, MALA, Langevin, run_chains
 from .models import (
@@ -58,10 +69,7 @@ from .models import (
     Eps,
     HalfLogSNR,
     Index,
-    LearnedVariance,
     LogSigma,
-    Parameterization,
-    Prediction,
     RawTime,
     Score,
     ScoreModel,
@@ -92,16 +100,15 @@ from .solvers import (
     DPMSolverPP,
     EulerMaruyama,
     KarrasHeun,
-    PredictorCorrector,
     ProbabilityFlow,
     SDEDPMSolverPP,
     UniPC,
 )
 from .training import digits_model, fit, load, save
+from .tuning import recommended, tune
 
 __all__ = [
     "Ancestral",
-    "CheckpointError",
     "ClassifierFree",
     "Constant",
     "CosineVPSDE",
@@ -128,15 +135,11 @@ __all__ = [
     "KarrasHeun",
     "Knots",
     "Langevin",
-    "LearnedVariance",
     "Level",
     "LogSigma",
     "MALA",
     "MLP",
-    "Parameterization",
     "Potential",
-    "Prediction",
-    "PredictorCorrector",
     "ProbabilityFlow",
     "RawTime",
     "RectifiedSDE",
@@ -167,11 +170,21 @@ __all__ = [
     "digits_model",
     "energy_from_score",
     "fit",
+    "from_azula",
+    "from_diffusers",
     "from_distribution",
+    "from_edm",
+    "from_guided_diffusion",
+    "from_k_diffusion",
+    "from_lucidrains",
+    "from_score_sde",
     "from_torchebm",
+    "from_velocity",
     "load",
     "log_prob",
     "output_law",
+    "recommended",
     "run_chains",
     "save",
+    "tune",
 ]

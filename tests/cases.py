@@ -19,8 +19,6 @@ from scoregen import (
     Gaussian,
     GaussianMixture,
     Level,
-    Parameterization,
-    Prediction,
     Sampler,
     ScoreModel,
     Solver,
@@ -32,7 +30,7 @@ from scoregen import (
     mcmc,
     processes,
 )
-from scoregen.models import clocks, parameterization
+from scoregen.models import Parameterization, Prediction, clocks, parameterization
 from scoregen.noise import ReplayNoise
 
 F64 = torch.float64

@@ -18,14 +18,13 @@ from scoregen import (
     CosineVPSDE,
     Gaussian,
     Level,
-    Prediction,
     RectifiedSDE,
     Sampler,
     ScoreModel,
     Times,
 )
 from scoregen._checks import DivergenceError
-from scoregen.models import Counted
+from scoregen.models import Counted, Prediction
 from scoregen.sampling import Step
 from scoregen.solvers import AdaptiveDPM, AdaptiveHeun, Status
 from scoregen.solvers.adaptive import _moments

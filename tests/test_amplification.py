@@ -25,7 +25,6 @@ from scoregen import (
     Karras,
     KarrasHeun,
     Level,
-    Prediction,
     RectifiedSDE,
     Sampler,
     ScoreModel,
@@ -37,6 +36,7 @@ from scoregen import (
 )
 from scoregen.analysis import NotAffineError, amplification
 from scoregen.grids import SinhLam
+from scoregen.models import Prediction
 from scoregen.solvers import AngularAB, EulerStart, ExponentialAB
 
 TABLE = [  # VP, v = 0.25, 9 moves from t = 1 to 0.001 and one to 0: largest, independent, worst

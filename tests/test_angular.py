@@ -8,19 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from scoregen import (
-    EDMSDE,
-    SDE,
-    VPSDE,
-    Gaussian,
-    Level,
-    Prediction,
-    RectifiedSDE,
-    Sampler,
-    ScoreModel,
-    Times,
-)
+from scoregen import EDMSDE, SDE, VPSDE, Gaussian, Level, RectifiedSDE, Sampler, ScoreModel, Times
 from scoregen.grids import SinhLam
+from scoregen.models import Prediction
 from scoregen.noise import ReplayNoise
 from scoregen.solvers import AngularAB, EulerStart
 

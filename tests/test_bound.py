@@ -18,8 +18,6 @@ from scoregen import (
     DiscreteVESDE,
     DiscreteVPSDE,
     Gaussian,
-    LearnedVariance,
-    Prediction,
     ScoreModel,
     ScoreNetwork,
 )
@@ -30,6 +28,7 @@ from scoregen.likelihood import (
     continuous_bound,
     importance_bound,
 )
+from scoregen.models import LearnedVariance, Prediction
 from scoregen.noise import ReplayNoise
 from scoregen.solvers.ancestral import posterior
 

@@ -30,7 +30,6 @@ from scoregen import (
     Gaussian,
     HalfLogSNR,
     Index,
-    LearnedVariance,
     LogSigma,
     RawTime,
     RectifiedSDE,
@@ -43,7 +42,7 @@ from scoregen import (
 )
 from scoregen._files import CheckpointError, probe, sweep, temporary, write
 from scoregen.energies import EnergyNetwork, Potential, ReconstructionEnergy, energy_of
-from scoregen.models import Prediction, ScoreModel
+from scoregen.models import LearnedVariance, Prediction, ScoreModel
 from scoregen.training import card, digits_model, fingerprint, load, save
 
 

@@ -181,7 +181,7 @@ class Titled:
 class Unsampled(sg.Gaussian):
     """Fails the test when it is evaluated."""
 
-    def predict(self, x: torch.Tensor, t: sg.Level, **condition: Any) -> sg.Prediction:
+    def predict(self, x: torch.Tensor, t: sg.Level, **condition: Any) -> sg.models.Prediction:
         raise AssertionError("work began")
 
 

@@ -18,7 +18,6 @@ from scoregen import (
     X0,
     Eps,
     HalfLogSNR,
-    LearnedVariance,
     RawTime,
     RectifiedSDE,
     Sampler,
@@ -36,6 +35,7 @@ from scoregen.inverse import LinearMeasurement, PiGDM
 from scoregen.models import (
     Conditions,
     Counted,
+    LearnedVariance,
     Network,
     Shared,
     Wrapped,

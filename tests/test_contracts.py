@@ -33,7 +33,6 @@ from scoregen import (
     SDE,
     VPSDE,
     DiscreteVPSDE,
-    Parameterization,
     RectifiedSDE,
     Sampler,
     ScoreModel,
@@ -42,7 +41,7 @@ from scoregen import (
     StaticSDE,
     _families,
 )
-from scoregen.models import Counted, parameterization
+from scoregen.models import Counted, Parameterization, parameterization
 
 EVERYTHING = [*SDES, *GRIDS, *PARAMETERIZATIONS, *CLOCKS, *SOLVERS]
 PLACES = [VPSDE(), EDMSDE(t_max=10.0), RectifiedSDE(), DiscreteVPSDE.linear(100), StaticSDE()]

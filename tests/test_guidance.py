@@ -23,8 +23,6 @@ from scoregen import (
     Eps,
     Gaussian,
     GaussianMixture,
-    LearnedVariance,
-    Prediction,
     RectifiedSDE,
     Sampler,
     Score,
@@ -46,7 +44,7 @@ from scoregen.guidance import (
     Switch,
 )
 from scoregen.likelihood import decode, log_prob
-from scoregen.models import Counted
+from scoregen.models import Counted, LearnedVariance, Prediction
 from scoregen.noise import ReplayNoise
 from scoregen.solvers import ReverseDiffusion
 

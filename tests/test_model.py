@@ -23,7 +23,6 @@ from scoregen import (
     Index,
     KarrasHeun,
     Level,
-    Prediction,
     ProbabilityFlow,
     RectifiedSDE,
     Sampler,
@@ -33,7 +32,7 @@ from scoregen import (
     V,
     Velocity,
 )
-from scoregen.models import Counted, Given
+from scoregen.models import Counted, Given, Prediction
 from scoregen.models.base import evaluating
 from scoregen.solvers import HEUN
 

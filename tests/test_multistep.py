@@ -20,7 +20,6 @@ from scoregen import (
     CosineVPSDE,
     Gaussian,
     Level,
-    Prediction,
     ProbabilityFlow,
     RectifiedSDE,
     Reversed,
@@ -31,7 +30,7 @@ from scoregen import (
     UniformTime,
 )
 from scoregen.analysis import PolynomialModel, last_move_defect
-from scoregen.models import Counted
+from scoregen.models import Counted, Prediction
 from scoregen.sampling import Solver
 from scoregen.solvers import (
     DEIS,

@@ -23,10 +23,7 @@ from scoregen import (
     Eps,
     Gaussian,
     Index,
-    LearnedVariance,
     Level,
-    Parameterization,
-    Prediction,
     RectifiedSDE,
     Score,
     ScoreModel,
@@ -36,6 +33,7 @@ from scoregen import (
     V,
     Velocity,
 )
+from scoregen.models import LearnedVariance, Parameterization, Prediction
 from scoregen.objectives import (
     AtKnots,
     DenoisingScoreMatching,

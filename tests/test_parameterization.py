@@ -19,16 +19,14 @@ from scoregen import (
     X0,
     CosineVPSDE,
     Eps,
-    LearnedVariance,
     Level,
-    Parameterization,
-    Prediction,
     RectifiedSDE,
     Score,
     StaticSDE,
     V,
     Velocity,
 )
+from scoregen.models import LearnedVariance, Parameterization, Prediction
 
 PLAIN = [p for p in PARAMETERIZATIONS if not isinstance(p, LearnedVariance)]
 each_pair = pytest.mark.parametrize("meaning", PLAIN, ids=name)

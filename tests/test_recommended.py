@@ -23,7 +23,6 @@ from scoregen import (
     Gaussian,
     GaussianMixture,
     Level,
-    Prediction,
     RectifiedSDE,
     Sampler,
     ScoreModel,
@@ -37,7 +36,7 @@ from scoregen import (
 )
 from scoregen.analysis import amplification, exact_flow
 from scoregen.grids import SinhLam
-from scoregen.models import Counted
+from scoregen.models import Counted, Prediction
 from scoregen.noise import ReplayNoise, SampleNoise
 from scoregen.solvers import AngularAB, EulerStart
 from scoregen.tuning import Interior, SinhSpacing, VPTimeSpacing, recommended

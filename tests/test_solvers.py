@@ -45,9 +45,7 @@ from scoregen import (
     KarrasHeun,
     Knots,
     Langevin,
-    LearnedVariance,
     Level,
-    Prediction,
     ProbabilityFlow,
     RectifiedSDE,
     Sampler,
@@ -62,6 +60,7 @@ from scoregen import (
     UniformTime,
 )
 from scoregen.mcmc import NCSNStep
+from scoregen.models import LearnedVariance, Prediction
 from scoregen.noise import ReplayNoise, SampleNoise
 from scoregen.solvers import EULER, HEUN, MIDPOINT, RK4, ReverseDiffusion, Tableau
 from scoregen.solvers.flow import worst_row

@@ -125,8 +125,8 @@ class Listed(sg.ScoreModel):
         super().__init__()
         self.sde, self.parts = sg.VPSDE(), [Scaled(value)]
 
-    def predict(self, x: Tensor, t: sg.Level, **condition: Any) -> sg.Prediction:
-        return sg.Prediction(self.sde, t, x, x0=self.parts[0](x).detach())
+    def predict(self, x: Tensor, t: sg.Level, **condition: Any) -> sg.models.Prediction:
+        return sg.models.Prediction(self.sde, t, x, x0=self.parts[0](x).detach())
 
 
 def scaled_by(value: float) -> Callable[[Tensor, Tensor], Estimate]:

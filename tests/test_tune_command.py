@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from scoregen import MLP, VPSDE, CheckpointError, ScoreNetwork, V, load, save
+from scoregen import MLP, VPSDE, ScoreNetwork, V, load, save
 from scoregen.cli.tune import tune
+from scoregen.training import CheckpointError
 from scoregen.tuning import load_sampler
 
 

@@ -18,7 +18,6 @@ from scoregen import (
     MLP,
     SDE,
     VPSDE,
-    CheckpointError,
     ClassifierFree,
     DiscreteVPSDE,
     DPMSolverPP,
@@ -29,7 +28,6 @@ from scoregen import (
     Karras,
     KarrasHeun,
     Level,
-    Prediction,
     RectifiedSDE,
     Sampler,
     ScoreModel,
@@ -40,9 +38,10 @@ from scoregen import (
     V,
     digits_model,
 )
-from scoregen.models import Counted
+from scoregen.models import Counted, Prediction
 from scoregen.noise import ReplayNoise
 from scoregen.solvers import IPNDM, AngularAB, EulerStart, ExponentialAB
+from scoregen.training import CheckpointError
 from scoregen.tuning import (
     Fit,
     Interior,

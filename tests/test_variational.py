@@ -15,14 +15,13 @@ from scoregen import (
     Eps,
     Gaussian,
     Index,
-    LearnedVariance,
-    Prediction,
     Sampler,
     ScoreModel,
     ScoreNetwork,
     Strided,
 )
 from scoregen.likelihood import DiscretisedGaussian, GaussianDecoder, bound
+from scoregen.models import LearnedVariance, Prediction
 from scoregen.objectives import Hybrid, LossAwareKnots, VariationalBound
 from scoregen.solvers.ancestral import posterior
 

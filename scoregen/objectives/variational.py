@@ -162,7 +162,8 @@ class Hybrid:
         weight: of the bound, the paper's lambda.
         decoder: of L_0.
 
-    >>> from scoregen import MLP, DiscreteVPSDE, LearnedVariance, ScoreNetwork
+    >>> from scoregen import MLP, DiscreteVPSDE, ScoreNetwork
+    >>> from scoregen.models import LearnedVariance
     >>> model = ScoreNetwork(MLP(outputs=2), DiscreteVPSDE.cosine(50), LearnedVariance())
     >>> Hybrid()(model, torch.zeros(5, 2), generator=torch.Generator().manual_seed(0)).shape
     torch.Size([5])

@@ -19,6 +19,7 @@ class DivergenceError(RuntimeError):
         t: the time that move started from.
         rows: indices of the samples that failed there.
         partial: the last state that was finite, shaped like the sample batch.
+        reason: what the solver knows of it, or None.
 
     >>> raise DivergenceError(3, 0.5, [0, 2])
     Traceback (most recent call last):
@@ -27,12 +28,21 @@ class DivergenceError(RuntimeError):
 rows (0, 2); take more or smaller steps, or start closer to the data
     """
 
-    def __init__(self, step: int, t: float, rows: Sequence[int], partial: Tensor | None = None):
+    def __init__(
+        self,
+        step: int,
+        t: float,
+        rows: Sequence[int],
+        partial: Tensor | None = None,
+        reason: str | None = None,
+    ):
         self.step, self.t, self.rows, self.partial = step, t, list(rows), partial
+        self.reason = reason
+        advice = reason or "take more or smaller steps, or start closer to the data"
         shown = ", ".join(str(r) for r in self.rows[:5]) + (", ..." if len(self.rows) > 5 else "")
         super().__init__(
             f"move {step} (from t = {t:g}) left values that are not finite in {len(self.rows)} "
-            f"rows ({shown}); take more or smaller steps, or start closer to the data"
+            f"rows ({shown}); {advice}"
         )
 
 
@@ -131,7 +141,8 @@ def check_grid(times: object, t_max: float, t_min: float, direction: str) -> Ten
     """A grid that suits a solver: float64, finite, inside the domain, and in its direction.
 
     Args:
-        direction: "down" (times fall), "both" (rise or fall), "fixed" (fall or repeat), "any" (differ).
+        direction: "down" (times fall), "both" (rise or fall), "fixed" (fall or repeat) or "any"
+            (differ).
     """
     if not isinstance(times, Tensor):
         raise TypeError(f"a grid must return a torch.Tensor of times, got {type(times)}")

@@ -23,6 +23,7 @@ LAYERS = (
     "_families",
     "_files",
     "_rows",
+    "_ode",
     "processes/",
     "noise/",
     "grids/",

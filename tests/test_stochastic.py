@@ -340,7 +340,7 @@ def test_corrections_keep_the_predictors_memory() -> None:
     """With corrections that do nothing a multistep predictor goes on as if alone."""
 
     class Idle(Solver):
-        moves = "fixed"
+        direction = "fixed"
 
         def step(
             self, model: Any, x: Tensor, t: Level, s: Level, state: Any, noise: Any
@@ -353,11 +353,11 @@ def test_corrections_keep_the_predictors_memory() -> None:
 
 
 def test_predictor_and_corrector_must_be_what_they_are_called() -> None:
-    with pytest.raises(TypeError, match="must walk"):
+    with pytest.raises(TypeError, match="must move"):
         PredictorCorrector(Langevin(0.1))
     with pytest.raises(TypeError, match="must stay"):
         PredictorCorrector(corrector=DDIM())
-    with pytest.raises(TypeError, match="must walk"):
+    with pytest.raises(TypeError, match="must move"):
         Restart(Langevin(0.1))
 
 

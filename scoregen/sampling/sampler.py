@@ -105,10 +105,11 @@ class Sampler:
         if rewind is not None:
             rewind()
         before, t = x, math.nan
-        for index, level, after, _ in self.iterate(model, x, noise=noise):
+        for index, level, after, state in self.iterate(model, x, noise=noise):
             bad = ~torch.isfinite(after.reshape(len(after), -1)).all(1)
             if bool(bad.any()):
-                return DivergenceError(index, t, bad.nonzero().flatten().tolist(), before)
+                rows = bad.nonzero().flatten().tolist()
+                return DivergenceError(index, t, rows, before, self.solver.failure(state))
             before, t = after, level.t
         return DivergenceError(-1, t, [], before)
 

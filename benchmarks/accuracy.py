@@ -215,7 +215,7 @@ def solvers() -> dict[str, sg.Solver]:
         *exponential,
         *[late(solver) for solver in exponential],
         *unipc,
-        *[late(solver) for solver in unipc if solver.p == 3],
+        *[late(solver) for solver in unipc if solver.order == 3],
         *[sg.solvers.DPMSolverSingle(order, form) for form in ("x0", "eps") for order in (2, 3)],
         sg.KarrasHeun(),
         sg.ProbabilityFlow(sg.solvers.RK4),
@@ -231,7 +231,7 @@ def label(solver: sg.Solver) -> str:
     if isinstance(solver, sg.solvers.EulerStart):
         return f"EulerStart({label(solver.solver)})"
     shown = repr(solver).replace(", variant='exact'", "").replace(", smooth_end=False", "")
-    return shown.split("(churn")[0].replace(", predictor=2, corrector=2", "")
+    return shown.split("(churn")[0].replace(", predictor_order=2, corrector_order=2", "")
 
 
 @cache

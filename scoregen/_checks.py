@@ -22,6 +22,7 @@ class DivergenceError(RuntimeError):
         rows: indices of the samples that failed there.
         partial: the last state that was finite, shaped like the sample batch; None where there is
             none.
+        reason: what the solver knows of the failure, or why the move is not known; "" for nothing.
 
     >>> raise DivergenceError(3, 0.5, [0, 2])
     Traceback (most recent call last):
@@ -47,10 +48,8 @@ rows (0, 2); take more or smaller steps, or start closer to the data
         elif step is None or t is None:
             text = f"a move left {bad}; which one is not known, because {reason}"
         else:
-            text = (
-                f"move {step} (from t = {t:g}) left {bad}; take more or smaller steps, or start "
-                "closer to the data"
-            )
+            advice = reason or "take more or smaller steps, or start closer to the data"
+            text = f"move {step} (from t = {t:g}) left {bad}; {advice}"
         super().__init__(text)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -170,7 +169,7 @@ def check_grid(times: object, t_max: float, t_min: float, direction: str) -> Ten
 
     Args:
         direction: "down" (times fall), "both" (rise or fall), "fixed" (fall or repeat) or "any"
-            (they differ).
+            (differ).
     """
     if not isinstance(times, Tensor):
         raise TypeError(f"a grid must return a torch.Tensor of times, got {type(times)}")

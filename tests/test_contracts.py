@@ -26,6 +26,7 @@ from cases import (
     normal,
     suits,
 )
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import scoregen
 from scoregen import (
@@ -33,6 +34,7 @@ from scoregen import (
     SDE,
     VPSDE,
     DiscreteVPSDE,
+    Level,
     RectifiedSDE,
     Sampler,
     ScoreModel,
@@ -106,6 +108,87 @@ def test_solvers_declare_what_they_are(solver: Solver) -> None:
         assert claim is None or (isinstance(claim, int) and 1 <= claim <= 6)
     assert solver.nfe is None or (isinstance(solver.nfe, int) and solver.nfe >= 1)
     assert type(solver).__doc__
+
+
+CLAIMS = ("direction", "order", "weak_order", "nfe", "invariant", "population")
+
+
+@each_solver
+def test_claims_are_read_only(solver: Solver) -> None:
+    for claim in CLAIMS:
+        with pytest.raises(AttributeError):
+            setattr(solver, claim, None)
+
+
+def inner_solvers(solver: Solver) -> list[str]:
+    """Names of the fields that hold a solver."""
+    fields = dataclasses.fields(solver) if dataclasses.is_dataclass(solver) else ()
+    return [f.name for f in fields if isinstance(getattr(solver, f.name), Solver)]
+
+
+WRAPPERS = [
+    s for s in RUNNABLE if inner_solvers(s) and type(s).__module__.startswith("scoregen.solvers")
+]
+
+
+def claiming(inner: Solver, **claims: Any) -> Solver:
+    """The same solver with other claims."""
+    made: Any = type("Claiming", (type(inner),), claims)
+    return made(**vars(inner))  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("solver", WRAPPERS, ids=name)
+def test_wrappers_forward_what_their_solver_claims(solver: Solver) -> None:
+    for field in inner_solvers(solver):
+        inner = getattr(solver, field)
+        made: Any = solver
+        assert not solver.population
+        rows = dataclasses.replace(made, **{field: claiming(inner, population=True)})
+        assert rows.population
+        dear = dataclasses.replace(made, **{field: claiming(inner, nfe=(inner.nfe or 0) + 7)})
+        assert dear.nfe == (solver.nfe or 0) + 7
+        unknown = dataclasses.replace(made, **{field: claiming(inner, nfe=None)})
+        assert unknown.nfe is None
+        if field != "corrector":
+            lost = claiming(inner, failure=lambda self, state: f"because of {state}")
+            assert dataclasses.replace(made, **{field: lost}).failure(3) == "because of 3"
+        if field == "solver":
+            low = dataclasses.replace(made, **{field: claiming(inner, weak_order=1)})
+            assert low.weak_order == 1
+
+
+def test_there_are_wrappers() -> None:
+    found = {type(s).__name__ for s in WRAPPERS}
+    assert {"AncestralODE", "EulerStart", "PredictorCorrector", "Restart"} <= found
+
+
+@pytest.mark.parametrize("cls", {type(s) for s in SOLVERS}, ids=lambda cls: cls.__name__)
+def test_a_solver_is_abstract_or_final(cls: type[Solver]) -> None:
+    above = [base for base in cls.__mro__[1:] if issubclass(base, Solver)]
+    assert all(base.__abstractmethods__ for base in above)
+
+
+def numbers(solver: Solver) -> list[str]:
+    """Names of the fields that hold a float."""
+    fields = dataclasses.fields(solver) if dataclasses.is_dataclass(solver) else ()
+    return [f.name for f in fields if isinstance(getattr(solver, f.name), float)]
+
+
+NUMBERED = [
+    (s, field)
+    for s in SOLVERS
+    if type(s).__module__.startswith("scoregen.solvers")
+    for field in numbers(s)
+]
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize(("solver", "field"), NUMBERED, ids=name)
+def test_solvers_refuse_numbers_that_are_none(solver: Any, field: str, value: float) -> None:
+    if field == "r_max" and value == math.inf:
+        pytest.skip("the paper's S_max has no upper end")
+    with pytest.raises(ValueError, match="must lie in"):
+        dataclasses.replace(solver, **{field: value})
 
 
 @each_place
@@ -204,6 +287,55 @@ def test_counted_evaluations_are_the_declared_ones(solver: Solver) -> None:
     assert evaluations(12) - evaluations(6) == 6 * solver.nfe
     # only the start may cost more: multistep methods build a history, chains ask where they stand
     assert 0 <= evaluations(6) - 6 * solver.nfe <= 12
+
+
+class OnDevice(TorchDispatchMode):
+    """Fails on float64 tensors on the meta device, which stands for one that has none.
+
+    Reading a number from it (`item`, `bool`, `float`, a copy to the host) fails by itself.
+    """
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        for value in torch.utils._pytree.tree_leaves(out):
+            if isinstance(value, torch.Tensor) and value.device.type == "meta":
+                assert value.dtype != F64, f"{func} makes float64 on the device"
+        return out
+
+
+class Half(ScoreModel):
+    """x0 = x / 2: nothing but the device's own operations."""
+
+    def __init__(self, sde: SDE) -> None:
+        super().__init__()
+        self.sde = sde
+
+    def predict(self, x: torch.Tensor, t: Level, **condition: Any) -> Prediction:
+        return Prediction(self.sde, t, x, x0=x / 2)
+
+
+FIXED_GRID = [s for s in RUNNABLE if s.nfe is not None and s.direction != "fixed"]
+
+
+@pytest.mark.parametrize("sde", [VPSDE(), DiscreteVPSDE.linear(100)], ids=name)
+@pytest.mark.parametrize("solver", FIXED_GRID, ids=name)
+def test_fixed_grids_never_wait_for_the_device(solver: Solver, sde: SDE) -> None:
+    def noise(like: torch.Tensor, t: Level, s: Level) -> torch.Tensor:
+        return torch.empty_like(like)
+
+    x = torch.empty(3, 2, 4, device="meta")
+    with OnDevice():
+        *_, last = Sampler(solver, grid_for(solver, sde, 6)).iterate(Half(sde), x, noise=noise)
+    assert last.x.shape == x.shape
+    assert last.x.dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    "wrong", [lambda x: x.sum().item(), lambda x: bool(x.any()), torch.Tensor.double]
+)
+def test_waiting_for_the_device_is_found(wrong: Any) -> None:
+    with pytest.raises((RuntimeError, NotImplementedError, AssertionError)), OnDevice():
+        wrong(torch.empty(3, device="meta"))
 
 
 @each_solver

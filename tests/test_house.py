@@ -25,6 +25,7 @@ LAYERS = (
     "_files",
     "_rows",
     "_identity",
+    "_ode",
     "processes/",
     "noise/",
     "grids/",

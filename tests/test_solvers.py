@@ -59,11 +59,11 @@ from scoregen import (
     UniformLam,
     UniformTime,
 )
+from scoregen._ode import worst_row
 from scoregen.mcmc import NCSNStep
 from scoregen.models import LearnedVariance, Prediction
 from scoregen.noise import ReplayNoise, SampleNoise
 from scoregen.solvers import EULER, HEUN, MIDPOINT, RK4, ReverseDiffusion, Tableau
-from scoregen.solvers.flow import worst_row
 
 V, S, U = 0.37, 2.0, 0.6
 CS, CU = V + S * S, V + U * U

@@ -340,7 +340,7 @@ def test_corrections_keep_the_predictors_memory() -> None:
     """With corrections that do nothing a multistep predictor goes on as if alone."""
 
     class Idle(Solver):
-        moves = "fixed"
+        direction = "fixed"
 
         def step(
             self, model: Any, x: Tensor, t: Level, s: Level, state: Any, noise: Any
@@ -353,11 +353,11 @@ def test_corrections_keep_the_predictors_memory() -> None:
 
 
 def test_predictor_and_corrector_must_be_what_they_are_called() -> None:
-    with pytest.raises(TypeError, match="must walk"):
+    with pytest.raises(TypeError, match="must move"):
         PredictorCorrector(Langevin(0.1))
     with pytest.raises(TypeError, match="must stay"):
         PredictorCorrector(corrector=DDIM())
-    with pytest.raises(TypeError, match="must walk"):
+    with pytest.raises(TypeError, match="must move"):
         Restart(Langevin(0.1))
 
 
@@ -571,3 +571,20 @@ def _hermite(n: int) -> tuple[Any, Any]:
 
     nodes, weights = np.polynomial.hermite_e.hermegauss(n)
     return nodes, weights / weights.sum()
+
+
+def test_the_inner_point_may_lie_at_the_end_of_the_move() -> None:
+    """r = 1: Euler to s, then the mean of x0 before and after it, on one draw."""
+    sde = VPSDE()
+    t, s = sde.level(0.6), sde.level(0.4)
+    z, x = torch.tensor([[0.7]], dtype=F64), torch.tensor([[1.3]], dtype=F64)
+    model = Gaussian(sde, torch.tensor([0.2], dtype=F64), 0.5)
+    got, _ = SDEDPMSolverPP2S(r=1.0).step(model, x, t, s, None, ReplayNoise([z]))
+    kept = math.exp(t.lam - s.lam)
+    carry, pull = s.sigma / t.sigma * kept, s.alpha * (1 - kept**2)
+    spread = s.sigma * math.sqrt(1 - kept**2) * z
+    y = carry * x + pull * model(x, t).x0 + spread
+    want = carry * x + pull * (model(x, t).x0 + model(y, s).x0) / 2 + spread
+    torch.testing.assert_close(got, want, rtol=1e-12, atol=1e-12)
+    with pytest.raises(ValueError, match="r must lie in"):
+        SDEDPMSolverPP2S(r=1.001)

@@ -15,10 +15,11 @@ import torch
 from torch import Tensor
 
 from .._checks import check_count, check_finite, check_number, check_state
+from .._ode import StepsError, integrate, worst_row
+from .._rows import flat
 from ..models import ScoreModel
 from ..models.base import evaluating
 from ..processes import SDE, DiscreteSDE, Level
-from ..solvers.flow import worst_row
 from .traces import Exact, Hutchinson
 
 __all__ = ["LogProb", "decode", "encode", "log_prob"]
@@ -88,14 +89,15 @@ def log_prob(
     """
     low, high = _span(model.sde, t_min, t_max)
     _check(x, rtol, atol, max_steps)
+    _check_derivatives(x)
     if len(x) == 0:
         return LogProb(x.new_zeros(0), x.new_zeros(0), 0, low)
     probes = trace.products(x)
-    asked = 0
+    evaluations = 0
 
     def field(level: Level, rate: float, y: Tensor) -> Tensor:
-        nonlocal asked
-        asked += 1
+        nonlocal evaluations
+        evaluations += 1
         state = y[:, :d].reshape(x.shape)
 
         def velocity(u: Tensor) -> Tensor:
@@ -121,7 +123,7 @@ def log_prob(
     if isinstance(trace, Hutchinson):
         count = len(values)
         stderr = values.detach().std(0) / math.sqrt(count) if count > 1 else stderr + math.nan
-    return LogProb(values.mean(0), stderr, asked * (1 + len(probes)), low)
+    return LogProb(values.mean(0), stderr, evaluations * (1 + len(probes)), low)
 
 
 def encode(
@@ -187,7 +189,7 @@ def _span(sde: SDE, t_min: float | None, t_max: float | None) -> tuple[float, fl
     clean = sde.level(low).sigma == 0
     if clean and (isinstance(sde, DiscreteSDE) or not math.isfinite(sde.rates_at(low)[1])):
         raise ValueError(
-            f"the velocity is infinite at t_min = {low:g}; the density can be told from "
+            f"the velocity is infinite at t_min = {low:g}; the density is known from "
             f"{sde.t_min:g} on"
         )
     return low, high
@@ -196,9 +198,12 @@ def _span(sde: SDE, t_min: float | None, t_max: float | None) -> tuple[float, fl
 def _check(x: Tensor, rtol: float, atol: float, max_steps: int) -> None:
     check_state(x)
     check_finite("x", x)
-    check_number("rtol", rtol, 0.0, open_low=True)
-    check_number("atol", atol, 0.0, open_low=True)
+    check_number("rtol", rtol, 0.0, open_low=True, open_high=True)
+    check_number("atol", atol, 0.0, open_low=True, open_high=True)
     check_count("max_steps", max_steps)
+
+
+def _check_derivatives(x: Tensor) -> None:
     if torch.is_inference_mode_enabled() or x.is_inference():
         raise ValueError(
             "the divergence needs derivatives, which torch.inference_mode() forbids; use "
@@ -209,8 +214,7 @@ def _check(x: Tensor, rtol: float, atol: float, max_steps: int) -> None:
 def _carry(
     model: ScoreModel, x: Tensor, t: float, s: float, rtol: float, atol: float, max_steps: int
 ) -> Tensor:
-    check_state(x)
-    check_finite("x", x)
+    _check(x, rtol, atol, max_steps)
     if len(x) == 0:
         return x
 
@@ -234,39 +238,40 @@ def _solve(
 ) -> Tensor:
     """y at s from y at t, where dy/dt = field(level, 1, y); `rate` is dt / d(clock)."""
 
-    def by_time(time: Tensor, y: Tensor) -> Tensor:
-        return field(sde.level(float(time)), 1.0, y)
+    def by_time(time: float, y: Tensor) -> Tensor:
+        return field(sde.level(time), 1.0, y)
 
-    def by_lam(lam: Tensor, y: Tensor) -> Tensor:
+    def by_lam(lam: float, y: Tensor) -> Tensor:
         # the rates of a chain jump at every knot, where an adaptive step would falter; lam is the
         # clock in which its path is smooth
-        level = sde.level_at(float(lam))
+        level = sde.level_at(lam)
         alpha_rate, sigma_rate = sde.rates_at(level.t)
         return field(level, 1 / (alpha_rate / level.alpha - sigma_rate / level.sigma), y)
 
-    ends = [t, s]
-    if isinstance(sde, DiscreteSDE):
-        ends = [sde.level(t).lam, sde.level(s).lam]
-    span = torch.tensor(ends, dtype=torch.float64, device=y.device)
-    clock = by_lam if isinstance(sde, DiscreteSDE) else by_time
-    # A step ends at the far end, where the process may end too: none beyond it and back. The first
-    # step is given, since torchdiffeq's guess looks beyond the end and carries a stray gradient.
-    first = abs(ends[1] - ends[0]) / 1024
-    options = {"norm": norm, "max_num_steps": max_steps, "step_t": span[1:], "first_step": first}
+    chain = isinstance(sde, DiscreteSDE)
+    a, b = (sde.level(t).lam, sde.level(s).lam) if chain else (t, s)
     try:
-        from torchdiffeq import odeint  # imports scipy, which is slow
-
-        path = odeint(clock, y, span, rtol=rtol, atol=atol, method="dopri5", options=options)
-    except AssertionError as error:  # what torchdiffeq raises when its step underflows or runs out
+        # the first step is given: torchdiffeq's guess looks beyond the end, with a stray gradient
+        return integrate(
+            by_lam if chain else by_time,
+            y,
+            a,
+            b,
+            rtol=rtol,
+            atol=atol,
+            max_steps=max_steps,
+            norm=norm,
+            first_step=abs(b - a) / 1024,
+        )
+    except StepsError as error:
         raise RuntimeError(
             f"the ODE from t = {t:g} to {s:g} could not be solved to rtol = {rtol:g}, "
             f"atol = {atol:g} in {max_steps} steps ({error}); loosen the tolerances, raise t_min, "
             "or use float64"
         ) from error
-    return path[-1]
 
 
 def _normal(x: Tensor, std: float) -> Tensor:
-    flat = x.reshape(len(x), -1)
-    d = flat.shape[1]
-    return -0.5 * (flat / std).square().sum(1) - d * (math.log(std) + 0.5 * math.log(2 * math.pi))
+    rows = flat(x)
+    d = rows.shape[1]
+    return -0.5 * (rows / std).square().sum(1) - d * (math.log(std) + 0.5 * math.log(2 * math.pi))

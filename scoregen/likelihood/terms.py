@@ -9,6 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from .._rows import row_sum
 from ..models import Prediction
 from ..processes import Level
 from ..solvers.ancestral import posterior
@@ -20,7 +21,7 @@ Variance = Literal["small", "large", "learned"] | Callable[[Prediction, Level, L
 
 def half_sum(x: Tensor) -> Tensor:
     """Half the sum over a sample, shape (batch,)."""
-    return x.reshape(len(x), math.prod(x.shape[1:])).sum(1) / 2
+    return row_sum(x) / 2
 
 
 def transition(t: Level, s: Level, following: Level | None = None) -> tuple[float, float, float]:

@@ -5,7 +5,7 @@ Start with `Sampler(solver, grid)`; `Picard` runs the moves of one in parallel.
 
 from .picard import Picard, PicardState
 from .sampler import Sampler, Step
-from .solver import Direction, EtaSolver, Solver
+from .solver import Direction, EtaSolver, Solver, Wrapped
 
 __all__ = [
     "Direction",
@@ -15,4 +15,5 @@ __all__ = [
     "Sampler",
     "Solver",
     "Step",
+    "Wrapped",
 ]

@@ -125,9 +125,10 @@ class Sampler:
             noise = _Unrepeatable()
         before, t = x, math.nan
         try:
-            for index, level, after, _ in self.iterate(model, x, noise=noise):
+            for index, level, after, state in self.iterate(model, x, noise=noise):
                 if _bad_rows(after):
-                    return DivergenceError(index, t, _bad_rows(after), before)
+                    known = self.solver.failure(state) or ""
+                    return DivergenceError(index, t, _bad_rows(after), before, known)
                 before, t = after, level.t
         except _DrawnAgainError:
             reason = f"the noise source, {source}, has no rewind() to repeat its draws"

@@ -11,7 +11,7 @@ from ..models import ScoreModel
 from ..noise import Noise
 from ..processes import Level
 
-__all__ = ["Direction", "EtaSolver", "Solver"]
+__all__ = ["Direction", "EtaSolver", "Solver", "Wrapped"]
 
 Direction = Literal["down", "both", "fixed", "any"]
 
@@ -66,6 +66,10 @@ class Solver(ABC):
         """Whether the rows of a batch are one population, which chunks or ranks would split."""
         return False
 
+    def failure(self, state: Any) -> str | None:
+        """Why rows are not finite, from the state of the move that left them; None if unknown."""
+        return None
+
     @abstractmethod
     def step(
         self, model: ScoreModel, x: Tensor, t: Level, s: Level, state: Any, noise: Noise
@@ -104,3 +108,42 @@ class EtaSolver(Solver):
     @property
     def order(self) -> int | None:
         return None if self.eta else self.weak_order
+
+
+class Wrapped(Solver):
+    """A solver around another one, whose claims are the inner one's where a subclass has no own.
+
+    >>> from scoregen import KarrasHeun
+    >>> from scoregen.solvers import Restart
+    >>> Restart(KarrasHeun()).nfe, Restart(KarrasHeun()).population
+    (2, False)
+    """
+
+    solver: Solver
+
+    @property
+    def direction(self) -> Direction:
+        return self.solver.direction
+
+    @property
+    def order(self) -> int | None:
+        return self.solver.order
+
+    @property
+    def weak_order(self) -> int | None:
+        return self.solver.weak_order
+
+    @property
+    def nfe(self) -> int | None:
+        return self.solver.nfe
+
+    @property
+    def invariant(self) -> bool:
+        return self.solver.invariant
+
+    @property
+    def population(self) -> bool:
+        return self.solver.population
+
+    def failure(self, state: Any) -> str | None:
+        return self.solver.failure(state)

@@ -19,8 +19,9 @@ from ..models.prediction import mix
 from ..noise import Noise
 from ..processes import SDE, Level
 from ..sampling import Solver
-from .exponential import check_order, combine, leap, moment_weights
-from .history import Multistep
+from .coordinate import coordinate
+from .exponential import check_order, combine, ddim, moment_weights
+from .history import Multistep, Plan
 
 __all__ = ["DEIS", "IPNDM", "LMS", "PNDM", "GammaAveraging", "VelocityAB"]
 
@@ -55,9 +56,7 @@ class LMS(_AB):
     def output(self, p: Prediction) -> Tensor:
         return p.eps
 
-    def plan(
-        self, sde: SDE, t: Level, s: Level, levels: tuple[Level, ...]
-    ) -> tuple[float, tuple[float, ...]]:
+    def plan(self, sde: SDE, t: Level, s: Level, levels: tuple[Level, ...]) -> Plan:
         return ratio_plan(t, s, levels)
 
     def between(self, sde: SDE, t: Level, s: Level, fraction: float) -> Level:
@@ -66,7 +65,7 @@ class LMS(_AB):
 
 
 @lru_cache(maxsize=65536)
-def ratio_plan(t: Level, s: Level, levels: tuple[Level, ...]) -> tuple[float, tuple[float, ...]]:
+def ratio_plan(t: Level, s: Level, levels: tuple[Level, ...]) -> Plan:
     r = t.sigma / t.alpha
     nodes = tuple(level.sigma / level.alpha - r for level in levels)
     weights = moment_weights(0.0, s.sigma / s.alpha - r, nodes)
@@ -78,7 +77,8 @@ class DEIS(_AB):
     """DEIS-tAB: eps is a polynomial in time, the rest is integrated exactly.
 
     x_s = alpha_s / alpha_t x - alpha_s sum_j eps_j int exp(-lam) l_j(t(lam)) d lam with Lagrange's
-    l_j, by Gauss-Legendre quadrature (Zhang and Chen 2022, 2204.13902).
+    l_j, by Gauss-Legendre quadrature (Zhang and Chen 2022, 2204.13902). On a chain, where lam has a
+    kink in time at every knot, eps is a polynomial in the angle atan(sigma / alpha).
 
     Args:
         order: 1 to 4; 1 is DDIM.
@@ -90,29 +90,26 @@ class DEIS(_AB):
     def output(self, p: Prediction) -> Tensor:
         return p.eps
 
-    def plan(
-        self, sde: SDE, t: Level, s: Level, levels: tuple[Level, ...]
-    ) -> tuple[float, tuple[float, ...]]:
+    def plan(self, sde: SDE, t: Level, s: Level, levels: tuple[Level, ...]) -> Plan:
         return time_plan(sde, t, s, levels)
 
 
 @lru_cache(maxsize=65536)
-def time_plan(
-    sde: SDE, t: Level, s: Level, levels: tuple[Level, ...]
-) -> tuple[float, tuple[float, ...]]:
+def time_plan(sde: SDE, t: Level, s: Level, levels: tuple[Level, ...]) -> Plan:
     points, shares = np.polynomial.legendre.leggauss(16)
     panels = np.linspace(t.lam, s.lam, 1 + math.ceil(abs(s.lam - t.lam)))
     weights = np.zeros(len(levels))
+    on = coordinate(sde)
+    nodes = [on.place(level) for level in levels]
     for low, high in pairwise(panels):
         lam = low + (high - low) * (points + 1) / 2
-        times = sde.time(torch.as_tensor(lam)).numpy()
+        places = on.at_lam(sde, torch.as_tensor(lam)).numpy()
         # exp(lam_s - lam) keeps the integrand of the size of sigma_s = alpha_s exp(-lam_s)
         measure = -s.sigma * (high - low) / 2 * shares * np.exp(s.lam - lam)
-        for j, level in enumerate(levels):
-            others = [other.t for i, other in enumerate(levels) if i != j]
-            basis = np.ones_like(times)
-            for other in others:
-                basis *= (times - other) / (level.t - other)
+        for j, node in enumerate(nodes):
+            basis = np.ones_like(places)
+            for other in nodes[:j] + nodes[j + 1 :]:
+                basis *= (places - other) / (node - other)
             weights[j] += measure @ basis
     return s.alpha / t.alpha, tuple(weights.tolist())
 
@@ -122,6 +119,8 @@ class VelocityAB(_AB):
     """Adams-Bashforth on the velocity dx/dt, a polynomial in time through its last values.
 
     On rectified flow every move to t = 0 is a full one; elsewhere a move to below t_min returns x0.
+    On a chain, whose rates jump at its knots, the polynomial is one of the angle, as in
+    `ProbabilityFlow`.
 
     Args:
         order: 1 to 4; 1 is Euler's method in time.
@@ -131,18 +130,26 @@ class VelocityAB(_AB):
     """
 
     def output(self, p: Prediction) -> Tensor:
-        return p.velocity
+        return coordinate(p.sde).slope(p)
 
-    def plan(
-        self, sde: SDE, t: Level, s: Level, levels: tuple[Level, ...]
-    ) -> tuple[float, tuple[float, ...]]:
-        return 1.0, moment_weights(0.0, s.t - t.t, tuple(level.t - t.t for level in levels))
+    def plan(self, sde: SDE, t: Level, s: Level, levels: tuple[Level, ...]) -> Plan:
+        return velocity_plan(sde, t, s, levels)
 
     def between(self, sde: SDE, t: Level, s: Level, fraction: float) -> Level:
-        return sde.level(t.t + fraction * (s.t - t.t))
+        on = coordinate(sde)
+        return on.level(sde, on.place(t) + fraction * (on.place(s) - on.place(t)))
 
     def end(self, p: Prediction, t: Level, s: Level) -> Tensor | None:
         return p.x0 if s.t < p.sde.t_min * (1 - 1e-9) else None
+
+
+@lru_cache(maxsize=65536)
+def velocity_plan(sde: SDE, t: Level, s: Level, levels: tuple[Level, ...]) -> Plan:
+    on = coordinate(sde)
+    here, scale = on.place(t), on.scale(s)
+    nodes = tuple(on.place(level) - here for level in levels)
+    weights = moment_weights(0.0, on.place(s) - here, nodes)
+    return on.carry(t, s), tuple(scale * w for w in weights)
 
 
 BASHFORTH = (
@@ -167,9 +174,7 @@ class _Fixed(Multistep):
     def output(self, p: Prediction) -> Tensor:
         return p.eps
 
-    def plan(
-        self, sde: SDE, t: Level, s: Level, levels: tuple[Level, ...]
-    ) -> tuple[float, tuple[float, ...]]:
+    def plan(self, sde: SDE, t: Level, s: Level, levels: tuple[Level, ...]) -> Plan:
         carry = s.alpha / t.alpha
         gain = s.sigma - carry * t.sigma
         return carry, tuple(gain * share for share in self.shares(len(levels)))
@@ -185,16 +190,20 @@ class IPNDM(_Fixed):
     has the weights for unequal steps.
 
     Args:
-        points: most evaluations combined, 1 to 4.
+        max_order: most evaluations combined, 1 to 4; so many as there are at the start.
 
     >>> IPNDM().order
     1
     """
 
-    points: int = 4
+    max_order: int = 4
 
     def __post_init__(self) -> None:
-        check_order("points", self.points, 4)
+        check_order("max_order", self.max_order, 4)
+
+    @property
+    def points(self) -> int:
+        return self.max_order
 
     def shares(self, count: int) -> tuple[float, ...]:
         return BASHFORTH[count - 1]
@@ -218,7 +227,7 @@ class GammaAveraging(_Fixed):
     points = 2
 
     def __post_init__(self) -> None:
-        check_number("gamma", self.gamma, 1.0)
+        check_number("gamma", self.gamma, 1.0, open_high=True)
 
     def shares(self, count: int) -> tuple[float, ...]:
         return (self.gamma, 1 - self.gamma) if count == 2 else (1.0,)
@@ -259,7 +268,7 @@ class PNDM(Solver):
         if s.sigma == 0:
             return p.x0, None
         if math.isinf(t.lam):
-            return leap(p, s), None
+            return ddim(p, s), None
         e1 = p.eps
         past = (e1, *(state or ())[:3])
         shares, slopes = BASHFORTH[len(past) - 1], past

@@ -12,11 +12,13 @@ import torch
 from torch import Tensor
 
 from .._checks import check_choice, check_count, check_number
+from .._rows import against, row_rms
 from ..models import ScoreModel
 from ..noise import Noise
 from ..processes import SDE, Level
 from ..sampling import Solver
-from .exponential import Form, leap, output
+from .coordinate import coordinate
+from .exponential import Form, ddim, output
 
 __all__ = ["AdaptiveDPM", "AdaptiveHeun", "AdaptiveState", "Status"]
 
@@ -36,6 +38,32 @@ class Status(IntEnum):
     OUT_OF_STEPS = 2
     STEP_TOO_SMALL = 3
     NOT_FINITE = 4
+
+
+FAILED = {
+    Status.OUT_OF_STEPS: "out of steps",
+    Status.STEP_TOO_SMALL: "no step meets the tolerance",
+    Status.NOT_FINITE: "the model is not finite",
+}
+
+
+def shortfall(
+    status: Tensor, accepted: Tensor, rejected: Tensor, t: Tensor, *, limits: str
+) -> str | None:
+    """Which rows did not arrive, why, at which time and after how many steps; None if all did."""
+    rows = (status > Status.ARRIVED).nonzero().flatten().tolist()
+    if not rows:
+        return None
+    parts = [
+        f"row {row}: {FAILED[Status(int(status[row]))]} at t = {float(t[row]):.6g}, "
+        f"{int(accepted[row])} steps taken and {int(rejected[row])} refused"
+        for row in rows[:3]
+    ]
+    more = f"; {len(rows) - 3} more rows" if len(rows) > 3 else ""
+    return (
+        "; ".join(parts) + more + f" ({limits}); loosen the tolerances, raise max_steps, or check "
+        "that the model is finite there"
+    )
 
 
 class AdaptiveState(NamedTuple):
@@ -76,13 +104,13 @@ class _Adaptive(Solver):
     exponent: ClassVar[int]
 
     def __post_init__(self) -> None:
-        check_number("rtol", self.rtol, 0.0)
-        check_number("atol", self.atol, 0.0, open_low=True)
+        check_number("rtol", self.rtol, 0.0, open_high=True)
+        check_number("atol", self.atol, 0.0, open_low=True, open_high=True)
         check_count("max_steps", self.max_steps)
         if len(self.pid) != 3:
             raise ValueError(f"pid must be three coefficients, got {self.pid!r}")
         for name, value in zip(("p", "i", "d"), self.pid, strict=True):
-            check_number(f"pid's {name}", value, 0.0)
+            check_number(f"pid's {name}", value, 0.0, open_high=True)
         check_number("pid's i", self.pid[1], 0.0, open_low=True)
 
     @abstractmethod
@@ -90,7 +118,7 @@ class _Adaptive(Solver):
         """The levels between which steps are adapted; x0 or DDIM's move does the rest."""
 
     @abstractmethod
-    def place(self, level: Level) -> float:
+    def place(self, sde: SDE, level: Level) -> float:
         """A level's coordinate."""
 
     @abstractmethod
@@ -105,21 +133,25 @@ class _Adaptive(Solver):
         self, model: ScoreModel, x: Tensor, t: Level, s: Level, state: Any, noise: Noise
     ) -> tuple[Tensor, Any]:
         first, last = self.span(model.sde, t, s)
-        a, b = self.place(first), self.place(last)
+        a, b = self.place(model.sde, first), self.place(model.sde, last)
         old = state or self._fresh(x, a, b)
         going = old.status <= Status.ARRIVED  # what failed in an earlier move stays where it was
         if first is not t:
-            x = leap(model(x, t), first)
-        now, u = self._walk(model, x, a, b, going, old)
+            x = ddim(model(x, t), first)
+        now, u = self._advance(model, x, a, b, going, old)
         x, arrived = now.reached, now.status == Status.ARRIVED
         if last is not s:
             p = model(x, last)
-            x = p.x0 if s.sigma == 0 else leap(p, s)
+            x = p.x0 if s.sigma == 0 else ddim(p, s)
         time = self.level(model.sde, u, u).t.double()
         time = torch.where(arrived, s.t, torch.where(going, time, old.t))
         reached = _where(arrived, x, _where(going, now.reached, old.reached))
         x = _where(arrived, x, x.new_tensor(math.nan))
         return x, now._replace(t=time, reached=reached)
+
+    def failure(self, state: Any) -> str | None:
+        limits = f"rtol = {self.rtol:g}, atol = {self.atol:g}, max_steps = {self.max_steps}"
+        return shortfall(*state[:4], limits=limits)
 
     def _fresh(self, x: Tensor, a: float, b: float) -> AdaptiveState:
         rows = torch.zeros(len(x), dtype=torch.float64, device=x.device)
@@ -127,7 +159,7 @@ class _Adaptive(Solver):
         errors = torch.ones_like(rows).expand(2, -1)
         return AdaptiveState(none, none, none, rows, rows + abs(b - a) / 20, errors, x)
 
-    def _walk(
+    def _advance(
         self, model: ScoreModel, x: Tensor, a: float, b: float, going: Tensor, old: AdaptiveState
     ) -> tuple[AdaptiveState, Tensor]:
         """The rows that are `going`, from coordinate a to b or as far as they come."""
@@ -150,7 +182,7 @@ class _Adaptive(Solver):
             u = torch.where(good, torch.where(closing, b, u + sign * size), u)
             scaled = error.clamp(min=1e-10)
             factor = torch.where(finite, self._factor(scaled, errors), SHRINK)
-            # a step cut short by the end tells little about the next: let it not shrink that one
+            # a step cut short by the end does not shrink the next
             grown = torch.where(good & closing, torch.maximum(size * factor, step), size * factor)
             step = torch.where(running, grown, step)
             errors = torch.where(good, torch.stack([scaled, errors[0]]), errors)
@@ -165,9 +197,7 @@ class _Adaptive(Solver):
     def _error(self, x: Tensor, low: Tensor, high: Tensor) -> Tensor:
         """Root mean square of (high - low) / (atol + rtol max(abs x, abs high)), per sample."""
         scale = self.atol + self.rtol * torch.maximum(x.abs(), high.abs())
-        ratio = ((high - low) / scale).double()
-        rows = ratio.flatten(1) if ratio.dim() > 1 else ratio.unsqueeze(1)
-        return rows.square().mean(1).sqrt()
+        return row_rms(((high - low) / scale).double())
 
     def _factor(self, error: Tensor, errors: Tensor) -> Tensor:
         """PID control of the logarithm of the step."""
@@ -178,21 +208,22 @@ class _Adaptive(Solver):
 
 
 def _where(rows: Tensor, yes: Tensor, no: Tensor) -> Tensor:
-    return torch.where(rows.reshape(-1, *[1] * (yes.dim() - 1)), yes, no)
+    return torch.where(against(rows, yes), yes, no)
 
 
 @dataclass(frozen=True)
 class AdaptiveHeun(_Adaptive):
     """Heun's method on the probability-flow ODE in time, its error that of Euler's: 1(2).
 
-    x' = x + h (v + v') / 2 with v = dx/dt at (x, t) and v' at (x + h v, t + h); a step is taken
-    when rms((x' - x - h v) / (atol + rtol max(abs x, abs x'))) <= 1. Each sample has its own time,
-    step and verdict, so batch mates never matter. A move to below t_min integrates to t_min and
-    returns x0 there (Jolicoeur-Martineau et al. 2021, 2105.14080, without noise).
+    x' = x + h (v + v') / 2 with v = dx/dt at (x, t) and v' at (x + h v, t + h); on a chain, whose
+    rates jump at its knots, the same in the angle, as in `ProbabilityFlow`. A step is taken when
+    rms((x' - x - h v) / (atol + rtol max(abs x, abs x'))) <= 1. Each sample has its own time, step
+    and verdict, so batch mates never matter. A move to below t_min integrates to t_min and returns
+    x0 there (Jolicoeur-Martineau et al. 2021, 2105.14080, without noise).
 
     All rows are evaluated until the last has arrived. A sample that is not finite, finds no step or
-    runs out of them ends as NaN, so that `run` names it; the state of `Sampler.iterate`, an
-    `AdaptiveState`, tells why and how far it came.
+    runs out of them ends as NaN, and `run` raises with its status, time and steps; the state of
+    `Sampler.iterate`, an `AdaptiveState`, holds them too.
 
     Args:
         rtol: relative tolerance per step.
@@ -209,18 +240,20 @@ class AdaptiveHeun(_Adaptive):
     def span(self, sde: SDE, t: Level, s: Level) -> tuple[Level, Level]:
         return t, sde.level(sde.t_min) if s.t < sde.t_min * (1 - 1e-9) else s
 
-    def place(self, level: Level) -> float:
-        return float(level.t)
+    def place(self, sde: SDE, level: Level) -> float:
+        return coordinate(sde).place(level)
 
     def level(self, sde: SDE, u: Tensor, x: Tensor) -> Level:
-        return sde.level_of(u, x)
+        return sde.level_of(coordinate(sde).times(sde, u), x)
 
     def trial(self, model: ScoreModel, x: Tensor, u: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
-        step = h.to(x.dtype).reshape(-1, *[1] * (x.dim() - 1))
-        slope = model(x, self.level(model.sde, u, x)).velocity
-        low = x + step * slope
-        ahead = model(low, self.level(model.sde, u + h, x)).velocity
-        return low, x + step / 2 * (slope + ahead)
+        on, step = coordinate(model.sde), against(h.to(x.dtype), x)
+        t, s = self.level(model.sde, u, x), self.level(model.sde, u + h, x)
+        slope = on.slope(model(x, t))
+        base, step = on.carry(t, s) * x, on.scale(s) * step
+        low = base + step * slope
+        ahead = on.slope(model(low, s))
+        return low, base + step / 2 * (slope + ahead)
 
 
 @dataclass(frozen=True)
@@ -229,8 +262,8 @@ class AdaptiveDPM(_Adaptive):
 
     Stages at h / 3 and 2 h / 3; both results are straight lines in lam through the output at 0 and
     one stage, integrated exactly, as in `DPMSolverSingle` (Lu et al. 2022, 2206.00927, appendix C).
-    Tolerances, control and failures as in `AdaptiveHeun`. Where lam is infinite the walk begins or
-    ends at abs(lam) = log(1 / atol) / 2, which is as near as the tolerance sees.
+    Tolerances, control and failures as in `AdaptiveHeun`. Where lam is infinite the steps begin or
+    end at abs(lam) = log(1 / atol) / 2, which is as near as the tolerance sees.
 
     Args:
         rtol: relative tolerance per step.
@@ -261,7 +294,7 @@ class AdaptiveDPM(_Adaptive):
             ends.append(level)
         return ends[0], ends[1]
 
-    def place(self, level: Level) -> float:
+    def place(self, sde: SDE, level: Level) -> float:
         return float(level.lam)
 
     def level(self, sde: SDE, u: Tensor, x: Tensor) -> Level:
@@ -270,11 +303,10 @@ class AdaptiveDPM(_Adaptive):
     def trial(self, model: ScoreModel, x: Tensor, u: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
         t = self.level(model.sde, u, x)
         m, n, s = (self.level(model.sde, u + part * h, x) for part in (1 / 3, 2 / 3, 1.0))
-        shape = (-1, *[1] * (x.dim() - 1))
 
         def move(to: Level, part: float, far: Tensor | None, place: float) -> Tensor:
             flat, bend = _moments(part * h, 1.0 if self.form == "x0" else -1.0)
-            flat, bend = flat.to(x.dtype).reshape(shape), bend.to(x.dtype).reshape(shape)
+            flat, bend = against(flat.to(x.dtype), x), against(bend.to(x.dtype), x)
             if self.form == "x0":
                 carry, scale = to.sigma / t.sigma, to.alpha
             else:

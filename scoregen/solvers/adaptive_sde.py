@@ -11,11 +11,12 @@ import torch
 from torch import Tensor
 
 from .._checks import check_count, check_number
+from .._rows import against, flat, row_finite, row_rms
 from ..models import ScoreModel
 from ..noise import Noise
 from ..processes import SDE, Level
 from ..sampling import Solver
-from .adaptive import Status
+from .adaptive import Status, shortfall
 
 __all__ = ["AdaptiveSDE", "AdaptiveSDEState"]
 
@@ -50,7 +51,7 @@ class _Path:
 
     A stack holds the increments still to come, the next interval on top. A refused step splits it
     in two by a Brownian bridge whose draw is keyed by the interval, so the path does not depend on
-    what is asked of it (Rackauckas and Nie 2017; Li et al. 2020, 2001.01328).
+    the steps that are tried (Rackauckas and Nie 2017; Li et al. 2020, 2001.01328).
     """
 
     def __init__(self, whole: Tensor, end: Tensor, keys: list[int]):
@@ -91,7 +92,7 @@ class _Path:
 def path_keys(x: Tensor, t: Level, noise: Noise) -> list[int]:
     """A key for each sample's path, from the source of noise: about 100 random bits each."""
     size = max(1, math.prod(x.shape[1:]))
-    draws = [noise(x, t, t).reshape(len(x), size)[:, :4] for _ in range(math.ceil(4 / size))]
+    draws = [flat(noise(x, t, t))[:, :4] for _ in range(math.ceil(4 / size))]
     bits = torch.cat(draws, 1).float().cpu().contiguous().view(torch.int32)
     words = [
         np.random.SeedSequence(row).generate_state(2, np.uint64)
@@ -102,7 +103,7 @@ def path_keys(x: Tensor, t: Level, noise: Noise) -> list[int]:
 
 def wide(v: Tensor, x: Tensor) -> Tensor:
     """One number a sample, in x's dtype and shaped to broadcast against x."""
-    return v.to(x.dtype).reshape(-1, *(1,) * (x.dim() - 1))
+    return against(v.to(x.dtype), x)
 
 
 @dataclass(frozen=True)
@@ -116,11 +117,11 @@ class AdaptiveSDE(Solver):
     sigma / alpha, where the noise is exact; their lengths are those of the move in
     log(alpha / sigma) over powers of two; and each sample keeps one Brownian path, so that refusing
     a step does not bend the law (the paper draws again, which favours tame draws). A move to
-    sigma = 0 or below t_min walks to t_min and returns x0 there.
+    sigma = 0 or below t_min goes to t_min and returns x0 there.
 
-    A sample that is not finite, finds no step or runs out of them ends as NaN, so that `run` names
-    it; the state of `Sampler.iterate` tells why and how far it came. All rows are evaluated
-    until the last has arrived, two evaluations a step, and the host waits for each step.
+    A sample that is not finite, finds no step or runs out of them ends as NaN, and `run` raises
+    with its status, time and steps; the state of `Sampler.iterate` holds them too. All rows are
+    evaluated until the last has arrived, two evaluations a step, and the host waits for each step.
 
     Args:
         rtol: relative tolerance.
@@ -146,8 +147,8 @@ class AdaptiveSDE(Solver):
 
     def __post_init__(self) -> None:
         for name in ("rtol", "atol", "first", "safety", "exponent"):
-            check_number(name, getattr(self, name), 0.0, open_low=True)
-        check_number("eta", self.eta, 0.0)
+            check_number(name, getattr(self, name), 0.0, open_low=True, open_high=True)
+        check_number("eta", self.eta, 0.0, open_high=True)
         check_count("max_steps", self.max_steps)
 
     def step(
@@ -160,23 +161,27 @@ class AdaptiveSDE(Solver):
                 "the grid a little below t_max"
             )
         floor = sde.t_min if sde.t_min > 0 else 1e-3 * sde.t_max
-        leap = s.sigma == 0 or s.t < sde.t_min * (1 - 1e-9)
-        end = sde.level(floor) if leap else s
+        short = s.sigma == 0 or s.t < sde.t_min * (1 - 1e-9)
+        end = sde.level(floor) if short else s
         old = state or self._begin(x)
         if end.t < t.t and len(x):
-            old = self._walk(model, x, t, end, old, noise)
+            old = self._advance(model, x, t, end, old, noise)
             x = old.reached
-        if leap:
+        if short:
             x = model(x, sde.level(min(end.t, t.t))).x0
         good = wide((old.status <= Status.ARRIVED).to(x.dtype), x) > 0
         return torch.where(good, x, x.new_tensor(math.nan)), old
+
+    def failure(self, state: Any) -> str | None:
+        limits = f"rtol = {self.rtol:g}, atol = {self.atol:g}, max_steps = {self.max_steps}"
+        return shortfall(*state[:4], limits=limits)
 
     def _begin(self, x: Tensor) -> AdaptiveSDEState:
         none = torch.zeros(len(x), dtype=torch.long, device=x.device)
         first = torch.full((len(x),), self.first, dtype=torch.float64, device=x.device)
         return AdaptiveSDEState(none + int(Status.ARRIVED), none, none, first * math.nan, x, first)
 
-    def _walk(
+    def _advance(
         self,
         model: ScoreModel,
         x: Tensor,
@@ -220,7 +225,7 @@ class AdaptiveSDE(Solver):
             arrived = good & (path.top == 0)
             path.top = (path.top - good.long()).clamp(min=0)
             status = torch.where(arrived, int(Status.ARRIVED), status)
-        finite = torch.isfinite(x.reshape(len(x), -1)).all(1)
+        finite = row_finite(x)
         status = torch.where(status == Status.RUNNING, int(Status.OUT_OF_STEPS), status)
         status = torch.where(finite, status, int(Status.NOT_FINITE))
         time = torch.where(lost, old.t, sde.time(here))
@@ -239,7 +244,7 @@ class AdaptiveSDE(Solver):
         high = base + push / 2 * (eps + model(low, s).eps)
         allowed = self.rtol * torch.maximum(low.abs(), before.abs())
         ratio = (low - high) / allowed.clamp(min=self.atol)
-        return low, high, ratio.reshape(len(x), -1).double().square().mean(1).sqrt()
+        return low, high, row_rms(ratio.double())
 
 
 def _level(sde: SDE, lam: Tensor, x: Tensor) -> Level:

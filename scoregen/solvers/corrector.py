@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from torch import Tensor
 
 from .._checks import check_choice, check_count, check_number
+from .._rows import against, row_norm
 from ..models import ScoreModel
 from ..noise import Noise
 from ..processes import Level
@@ -40,7 +40,7 @@ class SNRLangevin(Solver):
     direction = "fixed"
 
     def __post_init__(self) -> None:
-        check_number("snr", self.snr, 0.0, open_low=True)
+        check_number("snr", self.snr, 0.0, open_low=True, open_high=True)
 
     def step(
         self, model: ScoreModel, x: Tensor, t: Level, s: Level, state: Any, noise: Noise
@@ -49,15 +49,9 @@ class SNRLangevin(Solver):
         if s.sigma == 0 < t.sigma:
             return p.x0, None
         z = noise(x, t, s)
-        ratio = _norm(z) / _norm(p.score)  # 0 / 0 where a sample has no coordinates
-        h = 2 * self.snr**2 * ratio.square().clamp(max=t.alpha**2 + t.sigma**2)
+        ratio = row_norm(z) / row_norm(p.score)  # 0 / 0 where a sample has no coordinates
+        h = 2 * self.snr**2 * against(ratio, x).square().clamp(max=t.alpha**2 + t.sigma**2)
         return x + h * p.score + (2 * h).sqrt() * z, None
-
-
-def _norm(x: Tensor) -> Tensor:
-    """Euclidean norm of each sample, shaped to broadcast against x."""
-    flat = x.reshape(len(x), math.prod(x.shape[1:]))
-    return flat.norm(dim=1).reshape(-1, *(1,) * (x.dim() - 1))
 
 
 @dataclass(frozen=True)
@@ -69,7 +63,7 @@ class PredictorCorrector(Solver):
     and never disturb the predictor's.
 
     Args:
-        predictor: walks from noise to data.
+        predictor: moves from noise to data.
         corrector: stays at a time: Langevin dynamics and its kin.
         corrections: moves of the corrector for each of the predictor.
         first: which of the two comes first.
@@ -99,9 +93,16 @@ class PredictorCorrector(Solver):
             )
 
     @property
+    def population(self) -> bool:
+        return self.predictor.population or self.corrector.population
+
+    @property
     def nfe(self) -> int | None:
         once, more = self.predictor.nfe, self.corrector.nfe
         return None if once is None or more is None else once + self.corrections * more
+
+    def failure(self, state: Any) -> str | None:
+        return self.predictor.failure(state)
 
     def _corrected(self, model: ScoreModel, x: Tensor, t: Level, noise: Noise) -> Tensor:
         state: Any = None

@@ -130,6 +130,6 @@ def output(form: Form, p: Prediction) -> Tensor:
     return p.x0 if form == "x0" else p.eps
 
 
-def leap(p: Prediction, s: Level) -> Tensor:
+def ddim(p: Prediction, s: Level) -> Tensor:
     """DDIM's move, which also works from pure noise and from clean data, where lam is infinite."""
     return mix(s.alpha, p.x0, s.sigma, p.eps)

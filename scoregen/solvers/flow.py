@@ -1,18 +1,20 @@
-"""The probability-flow ODE dx/dt = alpha' x0 + sigma' eps = f x - g^2 score / 2, in time."""
+"""The probability-flow ODE dx/dt = alpha' x0 + sigma' eps = f x - g^2 score / 2."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor
 
 from .._checks import check_count, check_number
+from .._ode import StepsError, integrate
 from ..models import ScoreModel
 from ..noise import Noise
 from ..processes import Level
 from ..sampling import Solver
+from .coordinate import coordinate
 
 __all__ = ["EULER", "HEUN", "MIDPOINT", "RK4", "Dopri5", "ProbabilityFlow", "Tableau"]
 
@@ -47,8 +49,10 @@ RK4 = Tableau(
 class ProbabilityFlow(Solver):
     """An explicit Runge-Kutta method on the probability-flow ODE (Song 2021, 2011.13456, eq. 13).
 
-    A move to below t_min, where networks are not asked, returns x0; on rectified flow t_min is 0
-    and every move is a full step.
+    A move to below t_min, where networks are not evaluated, returns x0; on rectified flow t_min is
+    0 and every move is a full step. A chain's rates jump at its knots, where a method in time loses
+    its order: on a chain the same tableau is applied to dw / d theta = cos(theta) eps -
+    sin(theta) x0 in the angle theta = atan(sigma / alpha), with w = x / sqrt(alpha^2 + sigma^2).
 
     Args:
         tableau: EULER, MIDPOINT, HEUN, RK4, or your own.
@@ -59,6 +63,9 @@ class ProbabilityFlow(Solver):
 
     tableau: Tableau = EULER
     direction = "both"
+
+    def __post_init__(self) -> None:
+        check_tableau(self.tableau)
 
     @property
     def order(self) -> int:
@@ -75,22 +82,46 @@ class ProbabilityFlow(Solver):
     def step(
         self, model: ScoreModel, x: Tensor, t: Level, s: Level, state: Any, noise: Noise
     ) -> tuple[Tensor, Any]:
-        if s.t < model.sde.t_min * (1 - 1e-9):
+        sde = model.sde
+        if s.t < sde.t_min * (1 - 1e-9):
             return model(x, t).x0, None
-        h = s.t - t.t
+        on = coordinate(sde)
+        u, h = on.place(t), on.place(s) - on.place(t)
         slopes: list[Tensor] = []
+
+        def moved(m: Level, weights: tuple[float, ...]) -> Tensor:
+            carry, scale = on.carry(t, m), on.scale(m)
+            y = x if carry == 1 else carry * x
+            for weight, slope in zip(weights, slopes, strict=True):
+                if weight:
+                    y = y.add(slope, alpha=h * weight * scale)
+            return y
+
         for c, row in zip(self.tableau.c, self.tableau.a, strict=True):
-            y = _walk(x, h, row, slopes)
-            level = t if c == 0 else s if c == 1 else model.sde.level(t.t + c * h)
-            slopes.append(model(y, level).velocity)
-        return _walk(x, h, self.tableau.b, slopes), None
+            m = t if c == 0 else s if c == 1 else on.level(sde, u + c * h)
+            slopes.append(on.slope(model(moved(m, row), m)))
+        return moved(s, self.tableau.b), None
 
 
-def _walk(x: Tensor, h: float, weights: tuple[float, ...], slopes: list[Tensor]) -> Tensor:
-    for weight, slope in zip(weights, slopes, strict=True):
-        if weight:
-            x = x.add(slope, alpha=h * weight)
-    return x
+def check_tableau(tableau: object) -> None:
+    """An explicit method: c_i = sum_j a_ij over earlier stages, c_1 = 0, and sum_i b_i = 1."""
+    if not isinstance(tableau, Tableau):
+        raise TypeError(f"tableau must be a Tableau such as HEUN, got {tableau!r}")
+    check_count("tableau.order", tableau.order)
+    stages = len(tableau.b)
+    if not len(tableau.c) == len(tableau.a) == stages or stages == 0:
+        raise ValueError(f"c, a and b of {tableau.name} must have one entry for each stage")
+    if tuple(map(len, tableau.a)) != tuple(range(stages)):
+        raise ValueError(f"row i of a of {tableau.name} must hold i entries: explicit methods only")
+    for entry in (*tableau.c, *tableau.b, *(v for row in tableau.a for v in row)):
+        check_number(f"entries of {tableau.name}", entry, open_low=True, open_high=True)
+    sums = [*map(math.fsum, tableau.a), math.fsum(tableau.b)]
+    for found, wanted in zip(sums, (*tableau.c, 1.0), strict=True):
+        if not math.isclose(found, wanted, rel_tol=1e-9, abs_tol=1e-9):
+            raise ValueError(
+                f"rows of a of {tableau.name} must sum to c, and b to 1: got {found:g} for "
+                f"{wanted:g}"
+            )
 
 
 @dataclass(frozen=True)
@@ -99,7 +130,7 @@ class Dopri5(Solver):
 
     The step is shared by the batch and small enough for its worst row, so every sample meets the
     tolerance, but its last digits depend on its batch mates. A move to below t_min integrates to
-    t_min and returns x0 there.
+    t_min and returns x0 there. On a chain it integrates in the angle, as `ProbabilityFlow` does.
 
     Args:
         rtol: relative tolerance.
@@ -117,52 +148,41 @@ class Dopri5(Solver):
     nfe = None
 
     def __post_init__(self) -> None:
-        check_number("rtol", self.rtol, 0.0, open_low=True)
-        check_number("atol", self.atol, 0.0, open_low=True)
+        check_number("rtol", self.rtol, 0.0, open_low=True, open_high=True)
+        check_number("atol", self.atol, 0.0, open_low=True, open_high=True)
         check_count("max_steps", self.max_steps)
 
     def step(
         self, model: ScoreModel, x: Tensor, t: Level, s: Level, state: Any, noise: Noise
     ) -> tuple[Tensor, Any]:
-        from torchdiffeq import odeint  # imports scipy, which is slow
 
         sde = model.sde
-        leap = s.t < sde.t_min * (1 - 1e-9)
-        stop = sde.t_min if leap else s.t
-        low, high = min(t.t, stop), max(t.t, stop)
+        short = s.t < sde.t_min * (1 - 1e-9)
+        last = sde.level(sde.t_min) if short else s
+        on = coordinate(sde)
+        a, b = on.place(t), on.place(last)
 
-        def velocity(time: Tensor, y: Tensor) -> Tensor:
-            # torchdiffeq hands the time over in the dtype of y: rounding must not leave the domain
-            inside = min(max(float(time), low), high)
-            return model.predict(y, sde.levels([inside])[0]).velocity
+        def slope(u: float, y: Tensor) -> Tensor:
+            m = t if u == a else last if u == b else on.level(sde, u)
+            scale = on.scale(m)
+            return on.slope(model.predict(y if scale == 1 else scale * y, m))
 
-        if len(x) and stop != t.t:
-            span = torch.tensor([t.t, stop], dtype=torch.float64, device=x.device)
+        if len(x) and last.t != t.t:
             try:
-                x = odeint(
-                    velocity,
-                    x,
-                    span,
+                y = integrate(
+                    slope,
+                    x / on.scale(t),
+                    a,
+                    b,
                     rtol=self.rtol,
                     atol=self.atol,
-                    method="dopri5",
-                    options={
-                        "norm": worst_row,
-                        "max_num_steps": self.max_steps,
-                        "step_t": span[-1:],  # land on the end: beyond it there may be no process
-                    },
-                )[-1]
-            except AssertionError as error:  # how torchdiffeq says that it gave up
+                    max_steps=self.max_steps,
+                )
+            except StepsError as error:
                 raise RuntimeError(
                     f"Dopri5 could not meet rtol = {self.rtol:g}, atol = {self.atol:g} between "
-                    f"t = {t.t:g} and {stop:g} ({error}); loosen them, raise max_steps = "
+                    f"t = {t.t:g} and {last.t:g} ({error}); loosen them, raise max_steps = "
                     f"{self.max_steps}, or check that the model is finite"
                 ) from error
-        return (model(x, sde.level(stop)).x0 if leap else x), None
-
-
-def worst_row(error: Tensor) -> Tensor:
-    """The largest root mean square among the samples of a batch."""
-    if error.dim() < 2:
-        return error.abs().max()
-    return error.reshape(len(error), -1).square().mean(1).sqrt().max()
+            x = on.scale(last) * y
+        return (model(x, last).x0 if short else x), None

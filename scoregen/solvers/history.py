@@ -12,9 +12,12 @@ from ..models import Prediction, ScoreModel
 from ..noise import Noise
 from ..processes import SDE, Level
 from ..sampling import Solver
-from .exponential import combine, leap
+from .exponential import combine, ddim
 
-__all__ = ["History", "Multistep"]
+__all__ = ["History", "Multistep", "Plan"]
+
+# (carry, weights) of x_s = carry x + sum_j weights_j out_j
+Plan = tuple[float, tuple[float, ...]]
 
 
 class History(NamedTuple):
@@ -61,14 +64,10 @@ class Multistep(Solver):
         """The form of the prediction that is interpolated."""
 
     @abstractmethod
-    def plan(
-        self, sde: SDE, t: Level, s: Level, levels: tuple[Level, ...]
-    ) -> tuple[float, tuple[float, ...]]:
+    def plan(self, sde: SDE, t: Level, s: Level, levels: tuple[Level, ...]) -> Plan:
         """(carry, weights) of x_s = carry x + sum_j weights_j out_j, with outs at `levels`."""
 
-    def stage_plan(
-        self, sde: SDE, t: Level, s: Level, levels: tuple[Level, ...]
-    ) -> tuple[float, tuple[float, ...]]:
+    def stage_plan(self, sde: SDE, t: Level, s: Level, levels: tuple[Level, ...]) -> Plan:
         """`plan` inside the first move; the same unless a subclass's plan does more."""
         return self.plan(sde, t, s, levels)
 
@@ -80,7 +79,7 @@ class Multistep(Solver):
         """The state at s where no polynomial serves: x0 at sigma = 0, DDIM from infinite lam."""
         if s.sigma == 0:
             return p.x0
-        return leap(p, s) if math.isinf(t.lam) or math.isinf(s.lam) else None
+        return ddim(p, s) if math.isinf(t.lam) or math.isinf(s.lam) else None
 
     def step(
         self, model: ScoreModel, x: Tensor, t: Level, s: Level, state: Any, noise: Noise

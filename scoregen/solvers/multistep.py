@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, ClassVar
+from typing import Any
 
 from torch import Tensor
 
@@ -12,9 +13,9 @@ from .._checks import check_choice
 from ..models import Prediction, ScoreModel
 from ..noise import Noise
 from ..processes import SDE, Level
-from ..sampling import Solver
+from ..sampling import Wrapped
 from .exponential import Form, check_order, output, phi, plan
-from .history import History, Multistep
+from .history import History, Multistep, Plan
 
 __all__ = [
     "DPMSolver",
@@ -55,14 +56,12 @@ class ExponentialAB(Multistep):
     def output(self, p: Prediction) -> Tensor:
         return output(self.form, p)
 
-    def plan(
-        self, sde: SDE, t: Level, s: Level, levels: tuple[Level, ...]
-    ) -> tuple[float, tuple[float, ...]]:
+    def plan(self, sde: SDE, t: Level, s: Level, levels: tuple[Level, ...]) -> Plan:
         return plan(self.form, t, s, levels, "exact")
 
 
 @dataclass(frozen=True)
-class EulerStart(Solver):
+class EulerStart(Wrapped):
     """A multistep method whose first moves use what history there is, as the papers' codes do.
 
     No evaluation is spent on the start, and the order is at most 2.
@@ -75,7 +74,6 @@ class EulerStart(Solver):
     """
 
     solver: Multistep = ExponentialAB(4, "eps")
-    direction = "both"
 
     def __post_init__(self) -> None:
         if not isinstance(self.solver, Multistep):
@@ -87,7 +85,7 @@ class EulerStart(Solver):
 
     @property
     def weak_order(self) -> int | None:
-        return self.order
+        return None if self.solver.weak_order is None else min(2, self.solver.weak_order)
 
     def step(
         self, model: ScoreModel, x: Tensor, t: Level, s: Level, state: Any, noise: Noise
@@ -100,7 +98,11 @@ class _DPM(Multistep):
     """The papers' weights: the half-step short cut at order 2, the moment conditions at order 3."""
 
     order: int = 2
-    form: ClassVar[Form]
+
+    @property
+    @abstractmethod
+    def form(self) -> Form:
+        """Which output is interpolated."""
 
     def __post_init__(self) -> None:
         check_order("order", self.order, 3)
@@ -112,9 +114,7 @@ class _DPM(Multistep):
     def output(self, p: Prediction) -> Tensor:
         return output(self.form, p)
 
-    def plan(
-        self, sde: SDE, t: Level, s: Level, levels: tuple[Level, ...]
-    ) -> tuple[float, tuple[float, ...]]:
+    def plan(self, sde: SDE, t: Level, s: Level, levels: tuple[Level, ...]) -> Plan:
         return plan(self.form, t, s, levels, "bh2" if self.order == 2 else "exact")
 
 
@@ -133,7 +133,7 @@ class DPMSolverPP(_DPM):
     2
     """
 
-    form: ClassVar[Form] = "x0"
+    form = "x0"
 
 
 @dataclass(frozen=True)
@@ -150,7 +150,7 @@ class DPMSolver(_DPM):
     2
     """
 
-    form: ClassVar[Form] = "eps"
+    form = "eps"
 
 
 @dataclass(frozen=True)
@@ -179,18 +179,14 @@ class DPMSolver3MAsPublished(Multistep):
     def output(self, p: Prediction) -> Tensor:
         return output(self.form, p)
 
-    def plan(
-        self, sde: SDE, t: Level, s: Level, levels: tuple[Level, ...]
-    ) -> tuple[float, tuple[float, ...]]:
+    def plan(self, sde: SDE, t: Level, s: Level, levels: tuple[Level, ...]) -> Plan:
         if len(levels) < 3:
             return plan(self.form, t, s, levels, "bh2")
         return published_3m(self.form, t, s, levels)
 
 
 @lru_cache(maxsize=65536)
-def published_3m(
-    form: Form, t: Level, s: Level, levels: tuple[Level, ...]
-) -> tuple[float, tuple[float, ...]]:
+def published_3m(form: Form, t: Level, s: Level, levels: tuple[Level, ...]) -> Plan:
     """The moment conditions' weights, less half of the second difference."""
     carry, weights = plan(form, t, s, levels, "exact")
     h = s.lam - t.lam

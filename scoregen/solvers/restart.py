@@ -12,31 +12,30 @@ from ..models import ScoreModel
 from ..models.prediction import mix
 from ..noise import Noise
 from ..processes import Level
-from ..sampling import Solver
+from ..sampling import Direction, Solver, Wrapped
 from .edm import KarrasHeun
 
 __all__ = ["Restart"]
 
 
 @dataclass(frozen=True)
-class Restart(Solver):
+class Restart(Wrapped):
     """Moves down by another solver, moves up by adding noise (Xu et al. 2023, 2306.14878).
 
     An upward move is the forward process itself, x_s = (alpha_s / alpha_t) x +
     sqrt(sigma_s^2 - (alpha_s / alpha_t)^2 sigma_t^2) z, exact and without an evaluation; it forgets
-    what a multistep method remembered. A grid that turns, such as `RestartGrid`, says when. The
+    what a multistep method remembered. A grid that turns, such as `RestartGrid`, decides when. The
     noise of an upward move is a draw of its own also from a `BrownianNoise`, which would repeat
     itself on an interval that is visited again; so give a stochastic solver another source.
 
     Args:
-        solver: walks downwards; the paper's is Heun's.
+        solver: moves downwards; the paper's is Heun's.
 
     >>> Restart().direction
     'any'
     """
 
     solver: Solver = KarrasHeun()  # noqa: RUF009 (frozen)
-    direction = "any"
 
     def __post_init__(self) -> None:
         if not isinstance(self.solver, Solver) or self.solver.direction not in ("down", "both"):
@@ -45,12 +44,12 @@ class Restart(Solver):
             )
 
     @property
-    def weak_order(self) -> int | None:
-        return self.solver.weak_order
+    def direction(self) -> Direction:
+        return "any"
 
     @property
-    def nfe(self) -> int | None:
-        return self.solver.nfe
+    def order(self) -> int | None:
+        return None  # an upward move draws noise
 
     def step(
         self, model: ScoreModel, x: Tensor, t: Level, s: Level, state: Any, noise: Noise

@@ -41,8 +41,8 @@ class TauInterval:
     high: float = 1.0
 
     def __post_init__(self) -> None:
-        check_number("tau", self.tau, 0.0)
-        check_number("low", self.low, 0.0)
+        check_number("tau", self.tau, 0.0, open_high=True)
+        check_number("low", self.low, 0.0, open_high=True)
         check_number("high", self.high, self.low)
 
     def __call__(self, t: Level) -> float:
@@ -68,30 +68,30 @@ class SASolver(Solver):
     """SA-Solver (Xue et al. 2023, 2309.05019): Adams-Bashforth, then Adams-Moulton, on the SDE.
 
     The reverse SDE of noise tau (eta = tau^2) is integrated with x0 a polynomial in lam through the
-    last `predictor` predictions. Where the move arrives the model is asked once, and the move is
-    done again from where it began, with the same noise and a polynomial through that prediction and
-    the last `corrector` ones; the answer serves the next move too, so a move costs one evaluation.
-    A last point that is never asked about is left uncorrected.
+    last `predictor_order` predictions. Where the move arrives the model is evaluated once, and the
+    move is made again from where it began, with the same noise and a polynomial through that
+    prediction and the last `corrector_order` ones; the prediction serves the next move too, so a
+    move costs one evaluation. A last point that is never evaluated is left uncorrected.
 
     Args:
         tau: noise, or a rule that gives it from the level a move starts at: `TauInterval()`.
-        predictor: 1 to 4 predictions.
-        corrector: 0 for none, else 1 to 4 earlier predictions beside the new one.
+        predictor_order: 1 to 4 predictions.
+        corrector_order: 0 for none, else 1 to 4 earlier predictions beside the new one.
 
-    >>> SASolver().weak_order, SASolver(tau=0.0, predictor=3, corrector=3).order
+    >>> SASolver().weak_order, SASolver(tau=0.0, predictor_order=3, corrector_order=3).order
     (2, 3)
     """
 
     tau: float | Callable[[Level], float] = 1.0
-    predictor: int = 2
-    corrector: int = 2
+    predictor_order: int = 2
+    corrector_order: int = 2
 
     def __post_init__(self) -> None:
         if not callable(self.tau):
-            check_number("tau", self.tau, 0.0)
-        check_order("predictor", self.predictor, 4)
-        if self.corrector != 0:
-            check_order("corrector", self.corrector, 4)
+            check_number("tau", self.tau, 0.0, open_high=True)
+        check_order("predictor_order", self.predictor_order, 4)
+        if self.corrector_order != 0:
+            check_order("corrector_order", self.corrector_order, 4)
 
     @property
     def direction(self) -> Direction:
@@ -100,9 +100,9 @@ class SASolver(Solver):
     @property
     def _start(self) -> int:
         # the first move is Euler's; a corrector raises it by one, and all others too
-        if not self.corrector:
-            return min(self.predictor, 2)
-        return min(self.predictor + 1, self.corrector + 1, 3)
+        if not self.corrector_order:
+            return min(self.predictor_order, 2)
+        return min(self.predictor_order + 1, self.corrector_order + 1, 3)
 
     @property
     def order(self) -> int | None:
@@ -119,9 +119,9 @@ class SASolver(Solver):
         if s.sigma == 0:
             return out, None
         old = state or SAState((), (), None, 1.0)
-        if old.base is not None and self.corrector:
+        if old.base is not None and self.corrector_order:
             # the last move again from where it began, the prediction here among its nodes
-            kept = self.corrector
+            kept = self.corrector_order
             nodes, values = (t, *old.levels[:kept]), (out, *old.outs[:kept])
             x = _moved(old.base, old.rate, old.levels[0], t, nodes, values)
         tau = self.tau(t) if callable(self.tau) else self.tau
@@ -130,12 +130,12 @@ class SASolver(Solver):
         if math.isinf(t.lam):
             x = mix(carry, x, pull, out)
             return (x.add(noise(x, t, s), alpha=spread) if spread else x), None
-        keep = max(self.predictor, self.corrector) - 1
+        keep = max(self.predictor_order, self.corrector_order) - 1
         levels, outs = (t, *old.levels[:keep]), (out, *old.outs[:keep])
         base = carry * x
         if spread:
             base = base.add_(noise(x, t, s), alpha=spread)
-        used = self.predictor
+        used = self.predictor_order
         x = _moved(base, 1 + eta, t, s, levels[:used], outs[:used])
         return x, SAState(levels, outs, base, 1 + eta)
 

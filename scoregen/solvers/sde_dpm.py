@@ -21,7 +21,7 @@ from ..models import ScoreModel
 from ..models.prediction import mix
 from ..noise import Noise
 from ..processes import Level
-from ..sampling import EtaSolver, Solver
+from ..sampling import EtaSolver, Solver, Wrapped
 from .ancestral import DDIM
 from .exponential import check_order, combine, half_weights, moment_weights
 
@@ -55,8 +55,11 @@ def lifted(h: float, eta: float) -> float:
 def brownian(x: Tensor, t: Level, m: Level, s: Level, noise: Noise) -> tuple[Tensor, Tensor]:
     """The draws of (t, m) and (t, s) on one Brownian path in the clock (sigma / alpha)^2.
 
-    The disjoint intervals (t, m) and (m, s) are asked for, so any source of noise serves.
+    The draws are of the disjoint intervals (t, m) and (m, s), so any source of noise serves.
     """
+    if m is s:
+        whole = noise(x, t, s)
+        return whole, whole
     share = math.expm1(2 * (t.lam - m.lam)) / math.expm1(2 * (t.lam - s.lam))
     first, second = noise(x, t, m), noise(x, m, s)
     return first, mix(math.sqrt(share), first, math.sqrt(1 - share), second)
@@ -66,30 +69,30 @@ def brownian(x: Tensor, t: Level, m: Level, s: Level, noise: Noise) -> tuple[Ten
 class SDEDPMSolverPP(EtaSolver):
     """SDE-DPM-Solver++(1, 2M, 3M) (Lu et al. 2022, 2211.01095): one evaluation a move.
 
-    x0 is a polynomial in lam through the last `points` predictions, integrated against
+    x0 is a polynomial in lam through the last `max_order` predictions, integrated against
     (1 + eta) exp((1 + eta) lam); 2 is the paper's midpoint form, 3 has the weights that are exact
     for parabolas (the published second difference lacks a factor 2). The first moves use what
-    history there is. eta = 0 is DPM-Solver++ with that start, points = 1 and eta = 1 the posterior
-    sampler of DDPM. Of weak order 2 at most, since fresh noise enters every move.
+    history there is. eta = 0 is DPM-Solver++ with that start, max_order = 1 with eta = 1 the
+    posterior sampler of DDPM. Of weak order 2 at most, since fresh noise enters every move.
 
     Args:
-        points: 1, 2 or 3 predictions.
+        max_order: most predictions combined, 1, 2 or 3.
         eta: noise of the reverse SDE, 0 for none and 1 for the standard one.
 
     >>> SDEDPMSolverPP(2).weak_order, SDEDPMSolverPP(2, eta=0.0).order
     (2, 2)
     """
 
-    points: int = 2
+    max_order: int = 2
     eta: float = 1.0
 
     def __post_init__(self) -> None:
-        check_order("points", self.points, 3)
-        check_number("eta", self.eta, 0.0)
+        check_order("max_order", self.max_order, 3)
+        check_number("eta", self.eta, 0.0, open_high=True)
 
     @property
     def weak_order(self) -> int:
-        return min(self.points, 2)
+        return min(self.max_order, 2)
 
     def step(
         self, model: ScoreModel, x: Tensor, t: Level, s: Level, state: Any, noise: Noise
@@ -99,14 +102,14 @@ class SDEDPMSolverPP(EtaSolver):
             return out, None
         h, rate = s.lam - t.lam, 1 + self.eta
         carry, pull, spread = kernel(t, s, lifted(h, self.eta))
-        before = state or ((), ())
-        levels, outs = (t, *before[0][: self.points - 1]), (out, *before[1][: self.points - 1])
+        before, kept = state or ((), ()), self.max_order - 1
+        levels, outs = (t, *before[0][:kept]), (out, *before[1][:kept])
         if len(outs) == 1 or math.isinf(h):
             x = mix(carry, x, pull, out)
         else:
             nodes = tuple(level.lam - t.lam for level in levels)
             weights: tuple[float, ...]
-            if self.points == 2:
+            if self.max_order == 2:
                 weights = half_weights(rate, h, (nodes[0], nodes[1]), "bh2")
             else:
                 weights = moment_weights(rate, h, nodes)
@@ -138,7 +141,7 @@ class SDEDPMSolverPP2S(EtaSolver):
 
     def __post_init__(self) -> None:
         check_number("eta", self.eta, 0.0, 1.0)
-        check_number("r", self.r, 0.0, 1.0, open_low=True, open_high=True)
+        check_number("r", self.r, 0.0, 1.0, open_low=True)
 
     weak_order = 2
 
@@ -152,7 +155,7 @@ class SDEDPMSolverPP2S(EtaSolver):
         if math.isinf(t.lam):  # no point lies between: one DDIM(eta) move
             x = mix(carry, x, pull, out)
             return (x.add(noise(x, t, s), alpha=spread) if spread else x), None
-        m = model.sde.level_at(t.lam + self.r * (s.lam - t.lam))
+        m = s if self.r == 1 else model.sde.level_at(t.lam + self.r * (s.lam - t.lam))
         inner, inward, wide = kernel(t, m, ddim_damp(t, m, self.eta))
         y = mix(inner, x, inward, out)
         x = carry * x
@@ -165,8 +168,8 @@ class SDEDPMSolverPP2S(EtaSolver):
 
 
 @dataclass(frozen=True)
-class AncestralODE(EtaSolver):
-    """An ODE solver made stochastic: it walks past s to a cleaner level, then noise is put back.
+class AncestralODE(EtaSolver, Wrapped):
+    """An ODE solver made stochastic: it moves past s to a cleaner level, then noise is put back.
 
     The level is the one where adding DDIM's eta sigma_s sqrt(1 - SNR_t / SNR_s) of noise leads to
     s, so an exact ODE solver would give the exact law: the weak order is the solver's own. With
@@ -193,10 +196,6 @@ class AncestralODE(EtaSolver):
     @property
     def weak_order(self) -> int | None:
         return self.solver.order
-
-    @property
-    def nfe(self) -> int | None:
-        return self.solver.nfe
 
     def step(
         self, model: ScoreModel, x: Tensor, t: Level, s: Level, state: Any, noise: Noise

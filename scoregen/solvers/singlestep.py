@@ -13,7 +13,7 @@ from ..models import ScoreModel
 from ..noise import Noise
 from ..processes import Level
 from ..sampling import Solver
-from .exponential import Form, check_order, combine, leap, output, plan
+from .exponential import Form, check_order, combine, ddim, output, plan
 
 __all__ = ["DPMSolverSingle"]
 
@@ -58,7 +58,7 @@ class DPMSolverSingle(Solver):
         if s.sigma == 0:
             return p.x0, None
         if math.isinf(t.lam):
-            return leap(p, s), None
+            return ddim(p, s), None
         levels: tuple[Level, ...] = (t,)
         outs: tuple[Tensor, ...] = (output(self.form, p),)
         for stage in range(1, self.order):

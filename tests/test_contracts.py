@@ -43,7 +43,7 @@ from scoregen import (
     StaticSDE,
     _families,
 )
-from scoregen.models import Counted, Parameterization, parameterization
+from scoregen.models import Counted, Parameterization, Prediction, parameterization
 
 EVERYTHING = [*SDES, *GRIDS, *PARAMETERIZATIONS, *CLOCKS, *SOLVERS]
 PLACES = [VPSDE(), EDMSDE(t_max=10.0), RectifiedSDE(), DiscreteVPSDE.linear(100), StaticSDE()]

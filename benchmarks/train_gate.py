@@ -6,8 +6,8 @@ Exact scores hide what a sampler makes of a network's own error, and so does a v
 reaches the result almost unchanged by the weights of a multistep formula, where an eps-network's is
 multiplied by sigma / alpha (`scoregen.analysis.amplification`). So the gate also has an eps-network
 on a chain of 1,000 steps, evaluated between its knots, and an x0-network. Both see the digits'
-training split without labels; together they take five minutes of one CPU core. They need not draw
-well: they must err as trained networks do.
+training split without labels; together they take three and a half minutes of one CPU core. They
+need not draw well: they must err as trained networks do.
 """
 
 import argparse

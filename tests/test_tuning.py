@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 from pathlib import Path
@@ -311,6 +312,15 @@ def test_weights_that_are_written_to_are_another_network() -> None:
         model.net.outlet.bias.add_(0.1)  # type: ignore[union-attr, operator]
     with pytest.raises(ValueError, match="other weights"):
         sampler.sample(model, (2, 3))
+
+
+def test_counting_evaluations_makes_no_other_network_of_it() -> None:
+    model = network()
+    sampler = as_table(Sampler(DDIM(), Interior(3)), model, (3,)).sampler()
+    with Counted(copy.deepcopy(model)) as counted:
+        (leaf,) = counted.leaves
+        sampler.sample(leaf, (2, 3))
+    assert counted.rows == 6
 
 
 def test_guidance_is_fitted_as_it_is() -> None:

@@ -269,7 +269,8 @@ def _with_settings(model: ScoreModel) -> str:
 
     The scale of a guidance, which decides the result as weights do, is such an attribute.
     """
-    machinery = set(vars(torch.nn.Module()))
+    # "predict" stands among the attributes while evaluations are counted
+    machinery = {*vars(torch.nn.Module()), "predict"}
     lines = [fingerprint(model)]
     for name, module in model.named_modules():
         own = {k: v for k, v in vars(module).items() if k not in machinery}

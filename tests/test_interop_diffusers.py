@@ -354,6 +354,13 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
         {"thresholding": True, "sample_max_value": 2.0, "dynamic_thresholding_ratio": 0.9},
     ),
     "DDIM, v": ("DDIMScheduler", {"prediction_type": "v_prediction"}),
+    "DDIM, zero SNR, v": (
+        "DDIMScheduler",
+        {
+            "rescale_betas_zero_snr": True, "prediction_type": "v_prediction",
+            "timestep_spacing": "trailing", "clip_sample": False,
+        },
+    ),
     "DDIM, sample": ("DDIMScheduler", {"prediction_type": "sample", "clip_sample": False}),
     "DDPM, small": ("DDPMScheduler", {}),
     "DDPM, large": ("DDPMScheduler", {"variance_type": "fixed_large"}),

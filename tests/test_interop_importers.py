@@ -15,6 +15,7 @@ import pytest
 import torch
 from cases import F64, normal, tensor
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from scoregen import DDIM, EDMSDE, VESDE, ClassifierFree, DPMSolverPP, Gaussian, Sampler, UniformLam
 from scoregen.interop import (
@@ -491,3 +492,34 @@ def test_as_origin_refuses_what_was_not_imported() -> None:
 def test_wrong_arguments_are_refused(act: Any, error: type[Exception], word: str) -> None:
     with pytest.raises(error, match=word):
         act()
+
+
+class NoFloat64(TorchDispatchMode):
+    """Refuses float64 on "meta", which stands for a device that has none."""
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        out = func(*args, **(kwargs or {}))
+        for one in out if isinstance(out, tuple | list) else [out]:
+            if isinstance(one, Tensor) and one.is_meta and one.dtype == F64:
+                raise TypeError(f"float64 on the device, in {func}")
+        return out
+
+
+def test_no_float64_is_made_on_the_device() -> None:
+    def same(x: Tensor, clock: Tensor, *rest: Any, **more: Any) -> Tensor:
+        return x * clock.reshape(-1, 1, 1, 1)
+
+    models = [
+        from_velocity(same),
+        from_edm(same, classes=3).given(label=torch.zeros(2, dtype=torch.long, device="meta")),
+        from_score_sde(same, "ve", centered=True),
+        from_score_sde(same, "vp", centered=True),
+        from_guided_diffusion(same, learned=False),
+        from_k_diffusion(same, sigma_min=0.1, sigma_max=2.0),
+    ]
+    x = torch.empty(2, 1, 4, 4, device="meta")
+    with NoFloat64():
+        for model in models:
+            assert model(x, 0.5).x0.shape == x.shape

@@ -132,7 +132,7 @@ def as_azula(model: ScoreModel) -> nn.Module:
     sde = model.sde
 
     def time(t: Tensor) -> Tensor:
-        return (t.double() * sde.t_max).clamp(min=sde.t_min)
+        return (t * sde.t_max).clamp(min=sde.t_min)
 
     class ScoregenSchedule(base):
         """alpha and sigma of the process."""

@@ -90,7 +90,11 @@ class Sampler:
         yield Step(0, levels[0], x, state)
         step = self.solver.step
         for index, (t, s) in enumerate(pairwise(levels), 1):
-            x, state = step(model, x, t, s, state, noise)
+            if t.sigma == 0 and s.t > t.t and model.sde.t_min > 0:
+                # no network is evaluated at t = 0: DDIM's move with the noise predicted at its end
+                x, state = s.alpha * x + s.sigma * model(x, s).eps, None
+            else:
+                x, state = step(model, x, t, s, state, noise)
             yield Step(index, s, x, state)
 
     def run(self, model: ScoreModel, x: Tensor, *, noise: Noise, progress: bool = False) -> Tensor:

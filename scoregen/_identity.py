@@ -153,29 +153,16 @@ class _Reader:
         elif isinstance(thing, types.FunctionType):
             yield from self.function(thing, where)
         elif isinstance(thing, types.CodeType):
-            yield from self.code(thing, where)
+            yield self.code(thing, where)
         elif isinstance(thing, types.MethodType):
             yield b"method"
             yield self.digest(thing.__func__, where)
             yield self.digest(thing.__self__, f"{where}.__self__")
-        elif isinstance(thing, staticmethod | classmethod):
+        elif (inner := _wrapping(thing)) is not None:
             yield kind.__name__.encode()
-            yield self.digest(thing.__func__, where)
-        elif isinstance(thing, property):
-            yield b"property"
-            yield self.all((thing.fget, thing.fset, thing.fdel), where)
-        elif isinstance(thing, functools.partial):
-            yield b"partial"
-            yield self.all((thing.func, thing.args, thing.keywords), where)
-        elif isinstance(thing, functools.cached_property):
-            yield self.digest(thing.func, where)
+            yield self.all(inner, where)
         elif isinstance(thing, types.BuiltinFunctionType | np.ufunc) and not _bound(thing):
             yield f"builtin {_named(thing)}".encode()
-        elif callable(thing) and isinstance(
-            inner := inspect.getattr_static(thing, "__wrapped__", None), types.FunctionType
-        ):
-            yield b"wrapped"
-            yield self.digest(inner, where)
         elif isinstance(thing, nn.Module):
             yield from self.network(thing, where)
         else:
@@ -196,26 +183,21 @@ class _Reader:
     def instance(self, thing: Any, where: str) -> Iterator[bytes]:
         kind = type(thing)
         yield b"instance" + self.digest(kind, where)
-        known = False
+        parts: list[bytes] = []
         if isinstance(thing, Mapping):
-            known = True
-            yield b"mapping" + self.pairs(thing, where)
+            parts.append(b"mapping" + self.pairs(thing, where))
         elif isinstance(thing, list | tuple):
-            known = True
-            yield b"sequence" + self.all(thing, where)
+            parts.append(b"sequence" + self.all(thing, where))
         elif isinstance(thing, set | frozenset):
-            known = True
-            yield b"set" + b"".join(sorted(self.digest(item, where) for item in thing))
+            parts.append(b"set" + b"".join(sorted(self.digest(item, where) for item in thing)))
         elif isinstance(thing, int | float | str | bytes):
-            known = True
             base: Any = next(c for c in (int, float, str, bytes) if isinstance(thing, c))
-            yield self.digest(base(thing), where)
+            parts.append(self.digest(base(thing), where))
         state = _attributes(thing)
-        if state is not None and (known or kind.__flags__ & _HEAP):
-            yield b"attributes" + self.pairs(state, where)
-            known = True
-        if not known:  # made in C: what copying it would carry over
-            yield self.reduced(thing, where)
+        if state is not None and (parts or kind.__flags__ & _HEAP):
+            parts.append(b"attributes" + self.pairs(state, where))
+        # made in C: what copying it would carry over
+        yield from parts or [self.reduced(thing, where)]
 
     def reduced(self, thing: Any, where: str) -> bytes:
         kind = type(thing)
@@ -275,7 +257,7 @@ class _Reader:
         if _installed(thing):
             yield f"function {_named(thing)}".encode()
         else:
-            yield b"function" + self.code(thing.__code__, where)[0]
+            yield b"function" + self.code(thing.__code__, where)
             yield self.all((thing.__defaults__, thing.__kwdefaults__), where)
             yield self.pairs(self.globals(thing), f"{where}:{thing.__name__}")
         # a function of a library may still close over something of yours
@@ -287,14 +269,14 @@ class _Reader:
             yield name.encode()
             yield self.digest(content, f"{where}.{name}")
 
-    def code(self, code: types.CodeType, where: str) -> list[bytes]:
+    def code(self, code: types.CodeType, where: str) -> bytes:
         names = " ".join((*code.co_names, "|", *code.co_freevars, "|", *code.co_cellvars))
         constants = b"".join(
-            self.code(c, where)[0] if isinstance(c, types.CodeType) else self.digest(c, where)
+            self.code(c, where) if isinstance(c, types.CodeType) else self.digest(c, where)
             for c in code.co_consts
         )
         shape = struct.pack("<4i", code.co_argcount, code.co_kwonlyargcount, code.co_flags, 0)
-        return [hashlib.sha256(code.co_code + names.encode() + constants + shape).digest()]
+        return hashlib.sha256(code.co_code + names.encode() + constants + shape).digest()
 
     def globals(self, thing: types.FunctionType) -> dict[str, Any]:
         """What the code names outside itself; of your own modules, the attributes it names."""
@@ -341,11 +323,9 @@ def _codes(code: types.CodeType) -> Iterator[types.CodeType]:
 def _attributes(thing: Any) -> dict[str, Any] | None:
     """Attributes in `__dict__` and in slots; None where there is neither."""
     kind = type(thing)
-    slots = []
-    for c in kind.__mro__:
-        listed = vars(c).get("__slots__", ())
-        slots += [listed] if isinstance(listed, str) else list(listed)
-    slots = [name for name in slots if name not in ("__dict__", "__weakref__")]
+    listed = [vars(c).get("__slots__", ()) for c in kind.__mro__]
+    slots = {name for names in listed for name in ([names] if isinstance(names, str) else names)}
+    slots -= {"__dict__", "__weakref__"}
     if not hasattr(thing, "__dict__") and not slots:
         return None
     found = {name: getattr(thing, name) for name in slots if hasattr(thing, name)}
@@ -354,6 +334,20 @@ def _attributes(thing: Any) -> dict[str, Any] | None:
         if not isinstance(getattr(kind, name, None), functools.cached_property):
             found[name] = value
     return found
+
+
+def _wrapping(thing: Any) -> tuple[Any, ...] | None:
+    """What a descriptor, a partial or a decorator is made of; None for anything else."""
+    if isinstance(thing, staticmethod | classmethod):
+        return (thing.__func__,)
+    if isinstance(thing, property):
+        return thing.fget, thing.fset, thing.fdel
+    if isinstance(thing, functools.cached_property):
+        return (thing.func,)
+    if isinstance(thing, functools.partial):
+        return thing.func, thing.args, thing.keywords
+    inner = inspect.getattr_static(thing, "__wrapped__", None) if callable(thing) else None
+    return (inner,) if isinstance(inner, types.FunctionType) else None
 
 
 def _bound(thing: Any) -> bool:

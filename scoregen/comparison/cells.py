@@ -106,6 +106,13 @@ def run_task(task: Task) -> tuple[dict[str, Any], Tensor | None]:
     """The record of a cell and its samples: computed, or what a file holds with the rest added.
 
     A diverging sampler and a metric that refuses the samples are results, with a status.
+
+    >>> from scoregen import DDIM, VPSDE, Gaussian, UniformTime
+    >>> model = Gaussian(VPSDE(), torch.zeros(2), 1.0)
+    >>> job = Job(model, (), torch.zeros(5, 2), {}, (2,), 5)
+    >>> record, _ = run_task(Task(job, Sampler(DDIM(), UniformTime(3)), 0, "ab", ()))
+    >>> record["status"], record["nfe"]
+    ('done', 3.0)
     """
     job = task.job
     threads = torch.get_num_threads()

@@ -6,17 +6,14 @@ import io
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from .._checks import check_choice
 from .._files import write
-from .statistics import Summary
-
-if TYPE_CHECKING:
-    from .study import Comparison
+from .statistics import Study, Summary
 
 __all__ = ["plot_quality", "plot_samples"]
 
@@ -60,7 +57,7 @@ def written(made: Any, path: Path) -> Path:
 
 
 def plot_quality(
-    study: Comparison,
+    study: Study,
     path: str | Path,
     *,
     metrics: Sequence[str] | None = None,
@@ -98,7 +95,7 @@ def plot_quality(
 
 
 def quality_figure(
-    study: Comparison,
+    study: Study,
     *,
     metrics: Sequence[str] | None = None,
     names: Sequence[str] | None = None,
@@ -125,7 +122,7 @@ def quality_figure(
 
 def _panel(
     panel: Any,
-    study: Comparison,
+    study: Study,
     metric: str,
     every: Sequence[str],
     named: Sequence[str],
@@ -167,9 +164,7 @@ def _panel(
     _names(panel, ends, size)
 
 
-def _axes(
-    panel: Any, study: Comparison, done: list[Summary], metric: str, x: str, size: float
-) -> None:
+def _axes(panel: Any, study: Study, done: list[Summary], metric: str, x: str, size: float) -> None:
     """Scales, ticks, the floor and the words."""
     values = [s.value for s in done]
     floor = study.manifest.get("floor", {}).get(metric)
@@ -185,6 +180,14 @@ def _axes(
     if x != "seconds" and budgets:
         panel.set_xticks(budgets, [str(b) for b in budgets])
         panel.minorticks_off()
+    if x == "seconds":
+        panel.xaxis.set_major_formatter("{x:g}")
+        panel.xaxis.set_minor_formatter("{x:g}")
+        ticks = [m * 10.0**e for e in range(-6, 6) for m in (2, 5)]
+        panel.set_xticks(ticks, minor=True)
+        at = [s.seconds for s in done if s.seconds > 0]
+        if at:
+            panel.set_xlim(0.8 * min(at), 1.25 * max(at))
     if floor:
         panel.axhline(floor["value"], color="#555555", linestyle=(0, (1, 1.5)), linewidth=1.0)
         panel.annotate(

@@ -9,18 +9,15 @@ import json
 import re
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from .._files import write
 from .figures import _COLOURS, _FAINT, _INK, quality_figure, tile_images
-from .statistics import Summary
+from .statistics import Study, Summary
 from .tables import grid, shown
-
-if TYPE_CHECKING:
-    from .study import Comparison
 
 __all__ = ["write_page"]
 
@@ -28,7 +25,7 @@ _LARGEST = 2_000_000
 _SIDE = 96  # pixels of the picture of points
 
 
-def write_page(study: Comparison, path: str | Path, *, heading: str = "Samplers compared") -> Path:
+def write_page(study: Study, path: str | Path, *, heading: str = "Samplers compared") -> Path:
     """Write the report of a comparison: verdict, curves, table, samples, exact errors, manifest.
 
     The file holds everything it shows and asks for nothing; it adapts to light and dark, to a
@@ -89,7 +86,7 @@ def _number(s: Summary) -> str:
     return f"{value} ± {error}" if error else value
 
 
-def sentence(study: Comparison, metric: str, budget: int) -> str:
+def sentence(study: Study, metric: str, budget: int) -> str:
     """What a metric says at a budget, with its uncertainty."""
     rows = study.at(budget, metric)
     level = study.ties(rows)
@@ -107,7 +104,7 @@ def sentence(study: Comparison, metric: str, budget: int) -> str:
     return f"At {budget} evaluations {text}; {listed} cannot be told from it."
 
 
-def _verdicts(study: Comparison) -> list[str]:
+def _verdicts(study: Study) -> list[str]:
     """The first metric at the budget in the middle, then the others and the other budgets."""
     budgets = sorted({s.budget for s in study.summaries if s.budget is not None})
     if not budgets:
@@ -119,7 +116,7 @@ def _verdicts(study: Comparison) -> list[str]:
     return [sentence(study, metric, budget) for metric, budget in order]
 
 
-def _curves(study: Comparison) -> list[dict[str, Any]]:
+def _curves(study: Study) -> list[dict[str, Any]]:
     costs: list[tuple[Literal["nfe", "seconds"], str]] = [
         ("nfe", "Quality against evaluations"),
         ("seconds", "Quality against seconds"),
@@ -156,7 +153,7 @@ def _inline(made: Any) -> Any:
     return markupsafe.Markup(text)  # from numbers and names that matplotlib has escaped
 
 
-def _table(study: Comparison, metric: str) -> dict[str, Any]:
+def _table(study: Study, metric: str) -> dict[str, Any]:
     table = grid(study, metric)
     return {
         "metric": metric,
@@ -184,7 +181,7 @@ def _table(study: Comparison, metric: str) -> dict[str, Any]:
     }
 
 
-def _exact(study: Comparison) -> dict[str, Any] | None:
+def _exact(study: Study) -> dict[str, Any] | None:
     """Exact errors on Gaussian data of the reference's spectrum, where they are known."""
     known = study.manifest.get("exact", {})
     lines: dict[str, dict[int | None, float]] = {}
@@ -204,24 +201,26 @@ def _exact(study: Comparison) -> dict[str, Any] | None:
     }
 
 
-def _troubles(study: Comparison) -> list[str]:
+def _troubles(study: Study) -> list[str]:
     bad = [r for r in study.rows if r.status != "done"]
     return [
         f"{study.name(r)} at {r.budget}, seed {r.seed}: {r.status}. {r.message[:200]}" for r in bad
     ]
 
 
-def _samples(study: Comparison, most: int) -> dict[str, Any] | None:
+def _samples(study: Study, most: int) -> dict[str, Any] | None:
     """A picture per sampler and budget; the same place is the same noise."""
     found = study.pictured(max(most, 1) if most else 0)
     if not most or not found:
         return None
     columns = sorted({budget for _, budget in found})
     flat = [x.detach().float().cpu() for x in found.values()]
-    everything = torch.cat([x.reshape(len(x), -1) for x in flat])
-    low, high = everything.nan_to_num().quantile(0.005), everything.nan_to_num().quantile(0.995)
+    everything = torch.cat([x.reshape(-1)[:50_000] for x in flat])[:2_000_000].nan_to_num()
+    low, high = (float(everything.float().quantile(q)) for q in (0.005, 0.995))
+    margin = 0.1 * (high - low)
+    box = low - margin, high + margin
     pictures = {
-        place: _picture(x.detach().float().cpu(), study.data_range, (float(low), float(high)))
+        place: _picture(x.detach().float().cpu(), study.data_range, box)
         for place, x in found.items()
     }
     return {

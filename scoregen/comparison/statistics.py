@@ -5,11 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 import scipy.special
+from torch import Tensor
 
-__all__ = ["Interval", "Summary", "Verdict", "pooled"]
+from .table import Row
+
+__all__ = ["Interval", "Study", "Summary", "Verdict", "pooled"]
 
 _LEVEL = 0.95
 
@@ -102,6 +106,49 @@ class Verdict:
             f"{what}: {self.metric} differs by {self.difference:.3g} ± {self.stderr:.1g} at "
             f"{self.budget} evaluations, {self.seeds} seed{'s' * (self.seeds != 1)}"
         )
+
+
+class Study(Protocol):
+    """What tables, figures and the report read of a `Comparison`.
+
+    >>> from scoregen.comparison import Comparison
+    >>> study: Study = Comparison([], {})
+    """
+
+    @property
+    def rows(self) -> list[Row]:
+        """All rows."""
+
+    @property
+    def manifest(self) -> dict[str, Any]:
+        """What made them."""
+
+    @property
+    def summaries(self) -> list[Summary]:
+        """The rows over their seeds."""
+
+    @property
+    def metrics(self) -> list[str]:
+        """Titles of the metrics."""
+
+    @property
+    def data_range(self) -> tuple[float, float]:
+        """Values shown as black and white."""
+
+    def name(self, row: Row) -> str:
+        """The sampler, with its model where there are several."""
+
+    def direction(self, metric: str) -> str:
+        """Which way is better."""
+
+    def at(self, budget: int, metric: str) -> list[Summary]:
+        """The runs within a budget."""
+
+    def ties(self, summaries: Sequence[Summary]) -> list[Summary]:
+        """The best and what ties with it."""
+
+    def pictured(self, most: int = 25) -> dict[tuple[str, float], Tensor]:
+        """Samples to look at."""
 
 
 def pooled(

@@ -20,6 +20,7 @@ from ..metrics import Metric, title
 from .cells import add_measure, bound, read_cell, read_samples, unpacked, write_cell
 from .exports import dataset, frame
 from .figures import plot_quality, plot_samples
+from .page import write_page
 from .statistics import Interval, Summary, Verdict, error_of, pooled, verdict
 from .table import Row, as_row, write_csv, write_json, write_text
 from .tables import latex, markdown
@@ -36,7 +37,7 @@ class Comparison:
         manifest: fingerprints, effective arguments, grid values, seeds, versions, floor.
         shown: (model, sampler, budget, seed) -> samples kept.
         records: what the cells hold, by identity; influences among it.
-        folder: where it is written, for metrics added later.
+        folder: where it is written.
 
     >>> Comparison([], {}).markdown()
     ''
@@ -56,8 +57,9 @@ class Comparison:
         )
 
     def direction(self, metric: str) -> str:
-        """Which way a metric is better."""
-        return str(self.manifest["metrics"][metric]["direction"])
+        """Which way a metric is better; lower, for one that is not here."""
+        known = self.manifest.get("metrics", {})
+        return str(known[metric]["direction"]) if metric in known else "lower"
 
     @property
     def metrics(self) -> list[str]:
@@ -129,7 +131,7 @@ class Comparison:
         Raises:
             ValueError: where nothing is done within the budget, naming the metrics.
         """
-        sign = 1 if self.direction_or(metric) == "lower" else -1
+        sign = 1 if self.direction(metric) == "lower" else -1
         done = [
             s
             for s in self.summaries
@@ -141,10 +143,6 @@ class Comparison:
         if not done:
             raise ValueError(f"no row of {metric!r} within {budget}; metrics are {self.metrics}")
         return min(done, key=lambda s: sign * s.value)
-
-    def direction_or(self, metric: str) -> str:
-        """The direction of a metric; lower for one that is not here."""
-        return self.direction(metric) if metric in self.manifest.get("metrics", {}) else "lower"
 
     def versus(self, name: str, budget: int, metric: str | None = None) -> list[Verdict]:
         """How every other sampler compares with one, paired on common noise.
@@ -258,8 +256,7 @@ class Comparison:
         Raises:
             ValueError: where samples were not kept (keep="samples"), or the metric is here already.
         """
-        count = int(self.manifest["samples"])
-        name = title(metric, count)
+        name = title(metric, count := int(self.manifest["samples"]))
         if name in self.manifest["metrics"]:
             raise ValueError(f"{name} is measured already; give the metric another name")
         direction = str(getattr(metric, "direction", "lower"))
@@ -304,7 +301,7 @@ class Comparison:
         return made
 
     def markdown(self) -> str:
-        """The table as markdown: a block per metric, the best of a column bold, its ties marked."""
+        """A table per metric, the best of a column bold, its ties marked."""
         return markdown(self)
 
     def latex(self, metric: str | None = None, bold: Literal["best"] | None = "best") -> str:
@@ -317,25 +314,15 @@ class Comparison:
         return latex(self, metric, bold)
 
     def frame(self) -> Any:
-        """The rows as a pandas DataFrame.
-
-        Raises:
-            ImportError: without pandas.
-        """
+        """The rows as a pandas DataFrame; an ImportError without pandas."""
         return frame(self.rows)
 
     def to_xarray(self) -> Any:
-        """Values, standard errors, evaluations and seconds over named axes, as an xarray Dataset.
-
-        Raises:
-            ImportError: without xarray.
-        """
+        """The rows over named axes, as an xarray Dataset; an ImportError without xarray."""
         return dataset(self.rows, self.name)
 
     def report(self, path: str | Path, **options: Any) -> Path:
         """One HTML page without a single request; see `comparison.page`."""
-        from .page import write_page
-
         return write_page(self, Path(path), **options)
 
     def write_tables(self, out: str | Path) -> dict[str, Path]:

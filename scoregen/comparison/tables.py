@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
 from .._checks import check_choice
-from .statistics import Summary
-
-if TYPE_CHECKING:
-    from .study import Comparison
+from .statistics import Study, Summary
 
 __all__ = ["Grid", "grid", "latex", "markdown"]
 
@@ -27,7 +23,7 @@ class Grid:
     []
     """
 
-    def __init__(self, study: Comparison, metric: str):
+    def __init__(self, study: Study, metric: str):
         mine = [s for s in study.summaries if s.metric == metric]
         budgets = sorted({s.budget for s in mine if s.budget is not None})
         self.columns: list[int | None] = [*budgets]
@@ -47,7 +43,7 @@ class Grid:
         return "best" if level[:1] == [s] else "tie" if s in level else ""
 
 
-def grid(study: Comparison, metric: str) -> Grid:
+def grid(study: Study, metric: str) -> Grid:
     """The table of one metric.
 
     >>> from scoregen.comparison import Comparison
@@ -69,7 +65,7 @@ def shown(s: Summary) -> tuple[str, str]:
     return f"{s.value:.{digits}f}", f"{s.stderr:.{digits}f}"
 
 
-def markdown(study: Comparison) -> str:
+def markdown(study: Study) -> str:
     """A table per metric: value ± standard error, the best of a column bold, its ties marked *.
 
     >>> from scoregen.comparison import Comparison
@@ -107,7 +103,7 @@ def _markdown_cell(s: Summary, mark: str) -> str:
     return f"{text} (at {s.nfe:g})" if s.budget is None else text
 
 
-def latex(study: Comparison, metric: str | None, bold: str | None) -> str:
+def latex(study: Study, metric: str | None, bold: str | None) -> str:
     """Booktabs tables; the best of a column and its ties are bold.
 
     >>> from scoregen.comparison import Comparison

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import operator
+from collections.abc import Iterable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -61,14 +63,32 @@ rows (0, 2); take more or smaller steps, or start closer to the data
         return type(self)(self.step, self.t, rows, self.partial, self.reason)
 
 
+def shown(value: object) -> str:
+    """What was got, in a few words: a tensor by its shape and dtype, any other value by its repr."""
+    if isinstance(value, Tensor) and (value.dim() > 0 or value.is_complex()):
+        return f"a tensor of shape {tuple(value.shape)} and {value.dtype}"
+    if isinstance(value, type):
+        return f"the class {value.__name__}"
+    text = repr(value)
+    if len(text) > 60 or "\n" in text:
+        return f"a value of type {type(value).__name__}"
+    return text
+
+
 def check_count(name: str, value: object, least: int = 1) -> int:
-    """Return `value` as an int, or say why it is not a count."""
-    if isinstance(value, bool) or not hasattr(value, "__index__"):
-        raise TypeError(f"{name} must be an integer, got {value!r}")
-    count = value.__index__()
+    """Return `value` as an int, or say why it is not a count.
+
+    Whole numbers are Python's, NumPy's, and whole tensors of no dimension; no bools.
+    """
+    whole = hasattr(value, "__index__") and not isinstance(value, bool | np.bool_)
+    if isinstance(value, Tensor):
+        whole = not (value.is_floating_point() or value.is_complex() or value.dtype == torch.bool)
+    if not whole or getattr(value, "ndim", 0) != 0:
+        raise TypeError(f"{name} must be an integer, got {shown(value)}")
+    count = operator.index(value)  # type: ignore[arg-type]
     if count < least:
         raise ValueError(f"{name} must be at least {least}, got {count}")
-    return int(count)
+    return count
 
 
 def check_number(
@@ -80,16 +100,98 @@ def check_number(
     open_low: bool = False,
     open_high: bool = False,
 ) -> float:
-    """Return `value` as a float inside the interval, or say which interval it must lie in."""
-    if isinstance(value, bool) or not hasattr(value, "__float__"):
-        raise TypeError(f"{name} must be a real number, got {value!r}")
-    number = float(value)
+    """Return `value` as a float inside the interval, or say which interval it must lie in.
+
+    Real numbers are Python's, NumPy's, and real tensors of no dimension; no bools, and no arrays
+    of one element, whose axis must be a mistake.
+    """
+    real = not isinstance(value, bool | np.bool_ | np.complexfloating)
+    if isinstance(value, Tensor):
+        real = not value.is_complex() and value.dtype != torch.bool
+    if not real or getattr(value, "ndim", 0) != 0 or not hasattr(value, "__float__"):
+        raise TypeError(f"{name} must be a real number, got {shown(value)}")
+    try:
+        number = float(value)
+    except OverflowError:
+        raise ValueError(f"{name} must fit into a float, got a larger integer") from None
     below = number <= low if open_low else number < low
     above = number >= high if open_high else number > high
     if below or above or math.isnan(number):
         span = f"{'(' if open_low else '['}{low:g}, {high:g}{')' if open_high else ']'}"
         raise ValueError(f"{name} must lie in {span}, got {number:g}")
     return number
+
+
+def _entries(name: str, values: object, what: str) -> list[Any]:
+    """The entries of a sequence, array or tensor with one axis."""
+    flat = isinstance(values, Iterable) and not isinstance(values, str | bytes | dict)
+    if not flat or getattr(values, "ndim", 1) != 1:
+        raise TypeError(f"{name} must be a sequence of {what}, got {shown(values)}")
+    # NumPy and torch make Python's numbers of theirs at once
+    listed: Any = values.tolist() if hasattr(values, "tolist") else values
+    return list(listed)
+
+
+def check_numbers(
+    name: str,
+    values: object,
+    low: float = -math.inf,
+    high: float = math.inf,
+    *,
+    open_low: bool = False,
+    open_high: bool = False,
+) -> tuple[float, ...]:
+    """Return a sequence, array or tensor of one axis as floats, each checked by `check_number`."""
+    return tuple(
+        check_number(f"{name}[{i}]", value, low, high, open_low=open_low, open_high=open_high)
+        for i, value in enumerate(_entries(name, values, "real numbers"))
+    )
+
+
+def check_counts(name: str, values: object, least: int = 1) -> tuple[int, ...]:
+    """Return a sequence, array or tensor of one axis as ints, each checked by `check_count`."""
+    return tuple(
+        check_count(f"{name}[{i}]", value, least)
+        for i, value in enumerate(_entries(name, values, "integers"))
+    )
+
+
+def check_kind(
+    name: str, value: object, kind: type[Any] | tuple[type[Any], ...], example: str
+) -> None:
+    """Refuse what is not an instance of a class, with an example of what is."""
+    if not isinstance(value, kind):
+        kinds = kind if isinstance(kind, tuple) else (kind,)
+        what = " or ".join("None" if k is type(None) else k.__name__ for k in kinds)
+        hint = ": make an instance of it" if isinstance(value, type) else ""
+        raise TypeError(f"{name} must be a {what}, such as {example}; got {shown(value)}{hint}")
+
+
+def check_callable(name: str, value: object, signature: str) -> None:
+    """Refuse what cannot be called, with the signature that is needed."""
+    if not callable(value):
+        raise TypeError(f"{name} must be a function {signature}, got {shown(value)}")
+
+
+def check_flag(name: str, value: object) -> None:
+    """Refuse all but True and False: the truth of other values is a guess."""
+    if not isinstance(value, bool):
+        raise TypeError(f"{name} must be True or False, got {shown(value)}")
+
+
+def check_flags(name: str, values: object) -> tuple[bool, ...]:
+    """Return a sequence, array or tensor of one axis as bools, each checked by `check_flag`."""
+    flags = tuple(_entries(name, values, "True and False"))
+    for i, flag in enumerate(flags):
+        check_flag(f"{name}[{i}]", flag)
+    return flags
+
+
+def check_tensor(name: str, value: object) -> Tensor:
+    """A real tensor, of any shape and dtype."""
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name} must be a torch.Tensor, got {shown(value)}")
+    return check_real(name, value)
 
 
 def check_real(name: str, value: Tensor) -> Tensor:
@@ -104,14 +206,16 @@ def check_real(name: str, value: Tensor) -> Tensor:
 
 def check_choice(name: str, value: object, choices: Sequence[str]) -> None:
     """Refuse a word that is not among the choices."""
-    if value not in choices:
-        raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}; got {value!r}")
+    if not isinstance(value, str) or value not in choices:
+        raise ValueError(
+            f"{name} must be one of {', '.join(map(repr, choices))}; got {shown(value)}"
+        )
 
 
 def check_state(x: object, name: str = "x") -> Tensor:
     """A batch of samples: a real floating-point dense tensor of shape (batch, *event)."""
     if not isinstance(x, Tensor):
-        raise TypeError(f"{name} must be a torch.Tensor of shape (batch, *event), got {type(x)}")
+        raise TypeError(f"{name} must be a torch.Tensor of shape (batch, *event), got {shown(x)}")
     check_real(name, x)
     if not x.is_floating_point() or x.layout != torch.strided:
         raise TypeError(
@@ -120,6 +224,13 @@ def check_state(x: object, name: str = "x") -> Tensor:
         )
     if x.dim() == 0:
         raise ValueError(f"{name} must have shape (batch, *event), got a scalar; add a batch axis")
+    return x
+
+
+def check_data(x: object, name: str = "x") -> Tensor:
+    """A batch of samples as `check_state` has it, and finite: for entry points that take data."""
+    x = check_state(x, name)
+    check_finite(name, x)
     return x
 
 
@@ -146,6 +257,7 @@ def check_finite(name: str, x: Tensor) -> None:
 
 def check_times(t: Tensor, t_max: float, t_min: float = 0.0) -> None:
     """Times lie in [0, t_max], up to rounding; below t_min only 0 itself."""
+    check_tensor("times", t)
     if t.numel() == 0:
         return
     eps = torch.finfo(t.dtype if t.is_floating_point() else torch.float64).eps
@@ -172,7 +284,7 @@ def check_grid(times: object, t_max: float, t_min: float, direction: str) -> Ten
             (differ).
     """
     if not isinstance(times, Tensor):
-        raise TypeError(f"a grid must return a torch.Tensor of times, got {type(times)}")
+        raise TypeError(f"a grid must return a torch.Tensor of times, got {shown(times)}")
     if times.dim() != 1 or len(times) < 2:
         raise ValueError(
             f"a grid needs at least two times in one axis, got shape {tuple(times.shape)}"

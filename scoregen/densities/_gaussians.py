@@ -5,17 +5,17 @@ import math
 import torch
 from torch import Tensor
 
-from .._checks import check_real
+from .._checks import check_tensor
 
 
 def _moments(mean: Tensor, covariance: Tensor, which: str) -> tuple[Tensor, Tensor]:
     """Check one Gaussian and take it to float64; the covariance stays diagonal if it was."""
-    if mean.ndim < 1:
+    m = check_tensor(f"{which} mean", mean).to(torch.float64)
+    if m.ndim < 1:
         raise ValueError(
             f"{which} mean must have shape (..., d), got a scalar: use mean.reshape(1)"
         )
-    m = check_real(f"{which} mean", mean).to(torch.float64)
-    c = check_real(f"{which} covariance", covariance).to(torch.float64)
+    c = check_tensor(f"{which} covariance", covariance).to(torch.float64)
     d = m.shape[-1]
     full = c.ndim == m.ndim + 1
     event = c.shape[-2:] if full else c.shape[-1:]
@@ -123,7 +123,7 @@ def optimal_roots(c1: Tensor, c2: Tensor) -> tuple[Tensor, Tensor]:
     >>> r2.diagonal().tolist()
     [2.0, 2.0]
     """
-    root1 = symmetric_root(check_real("c1", c1).to(torch.float64), "first")
-    root2 = symmetric_root(check_real("c2", c2).to(torch.float64), "second")
+    root1 = symmetric_root(check_tensor("c1", c1).to(torch.float64), "first")
+    root2 = symmetric_root(check_tensor("c2", c2).to(torch.float64), "second")
     u, _, vt = torch.linalg.svd(root1 @ root2)
     return root1, root2 @ vt.mT @ u.mT

@@ -8,7 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._checks import check_real, check_same_shape
+from .._checks import (
+    check_count,
+    check_same_shape,
+    check_state,
+    check_tensor,
+    check_times,
+)
 from ..models import Prediction, ScoreModel
 from ..processes import Level
 
@@ -26,11 +32,26 @@ class Analytic(ScoreModel):
     event: tuple[int, ...]
 
     def forward(self, x: Tensor, t: Level | float | Tensor, **condition: Any) -> Prediction:
-        if isinstance(x, Tensor) and x.dim() and x.shape[1:] != self.event:
+        if isinstance(x, Tensor) and x.dim():
+            self._check_event(x)
+        return super().forward(x, t, **condition)
+
+    def _check_event(self, x: Tensor) -> None:
+        if x.shape[1:] != self.event:
             raise ValueError(
                 f"x must have shape (batch, *event) with event {self.event}, got {tuple(x.shape)}"
             )
-        return super().forward(x, t, **condition)
+
+    def level(self, t: float | Tensor, x: Tensor) -> Level:
+        """The level of a time in [0, t_max].
+
+        Times in (0, t_min) are served too: that limit is a network's, and a closed form is exact
+        on both sides of it.
+        """
+        if isinstance(t, Tensor):
+            check_times(t, self.sde.t_max)
+            return self.sde.level_of(t, x)
+        return self.sde.level(t)
 
     @abstractmethod
     def log_density(self, x: Tensor, t: Level) -> Tensor:
@@ -42,13 +63,14 @@ class Analytic(ScoreModel):
 
     def log_prob(self, x: Tensor, t: Level | float | Tensor = 0.0) -> Tensor:
         """log p_t(x) in nats, shape (batch,)."""
+        self._check_event(check_state(x))
         return self.log_density(x, t if isinstance(t, Level) else self.level(t, x))
 
     def sample(self, count: int, t: float = 0.0, *, generator: torch.Generator | int = 0) -> Tensor:
         """Exact samples of p_t, shape (count, *event), float64."""
-        if isinstance(generator, int):
-            generator = torch.Generator().manual_seed(generator)
-        x0 = self.draw(count, generator)
+        if not isinstance(generator, torch.Generator):
+            generator = torch.Generator().manual_seed(check_count("generator", generator, 0))
+        x0 = self.draw(check_count("count", count, 0), generator)
         if t == 0:
             return x0
         eps = torch.randn(x0.shape, generator=generator, dtype=x0.dtype)
@@ -64,7 +86,7 @@ class Analytic(ScoreModel):
 
 def spectrum(covariance: Tensor, shape: torch.Size) -> tuple[Tensor, Tensor | None]:
     """Eigenvalues shaped (..., d) and eigenvectors; None where the covariance is diagonal."""
-    c = check_real("the covariance", covariance).double()
+    c = check_tensor("the covariance", covariance).double()
     if not bool(torch.isfinite(c).all()):
         raise ValueError("the covariance must be finite, got NaN or infinity")
     d = shape[-1]

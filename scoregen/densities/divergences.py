@@ -12,7 +12,11 @@ import math
 import torch
 from torch import Tensor
 
-from .._checks import check_real
+from .._checks import (
+    check_number,
+    check_real,
+    check_tensor,
+)
 from ._gaussians import (
     gaussian_pair,
     logdet,
@@ -94,10 +98,13 @@ def isotropic_kl(m1: Tensor, s1: Tensor | float, m2: Tensor, s2: Tensor | float)
     >>> print(f"{isotropic_kl(zero, 1.0, zero, 2.0).item() / 3:.4f}")
     0.3181
     """
-    for name, value in (("m1", m1), ("m2", m2), ("s1", s1), ("s2", s2)):
+    m1 = check_tensor("m1", m1).to(torch.float64)
+    m2 = check_tensor("m2", m2).to(torch.float64)
+    for name, value in (("s1", s1), ("s2", s2)):
         if isinstance(value, Tensor):
             check_real(name, value)
-    m1, m2 = m1.to(torch.float64), m2.to(torch.float64)
+        else:
+            check_number(name, value, 0.0, open_low=True, open_high=True)
     if not bool(torch.isfinite(m1).all() & torch.isfinite(m2).all()):
         raise ValueError("the means must be finite, got NaN or infinity")
     a = torch.as_tensor(s1, dtype=torch.float64, device=m1.device)
@@ -232,8 +239,7 @@ def gaussian_mmd2(m1: Tensor, c1: Tensor, m2: Tensor, c2: Tensor, lengthscale: f
     >>> gaussian_mmd2(zero, one, zero, one, lengthscale=1.0).item()
     0.0
     """
-    if not (math.isfinite(lengthscale) and lengthscale > 0):
-        raise ValueError(f"lengthscale must be positive and finite, got {lengthscale}")
+    lengthscale = check_number("lengthscale", lengthscale, 0.0, open_low=True, open_high=True)
     m1, c1, m2, c2 = gaussian_pair(m1, c1, m2, c2)
     l2 = lengthscale**2
 
@@ -277,7 +283,7 @@ def energy_distance_1d(m1: Tensor, v1: Tensor, m2: Tensor, v2: Tensor) -> Tensor
     0.5418
     """
     named = (("m1", m1), ("v1", v1), ("m2", m2), ("v2", v2))
-    m1, v1, m2, v2 = (check_real(name, value).to(torch.float64) for name, value in named)
+    m1, v1, m2, v2 = (check_tensor(name, value).to(torch.float64) for name, value in named)
     for value in (m1, v1, m2, v2):
         if not bool(torch.isfinite(value).all()):
             raise ValueError("moments must be finite, got NaN or infinity")

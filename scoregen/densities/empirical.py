@@ -9,7 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._checks import check_count, check_finite, check_real
+from .._checks import (
+    check_count,
+    check_finite,
+    check_kind,
+    check_tensor,
+)
 from ..models import Prediction
 from ..processes import SDE, Level
 from .base import Analytic, cancels, column, row
@@ -39,7 +44,8 @@ class Empirical(Analytic):
 
     def __init__(self, sde: SDE, data: Tensor, chunk: int = 1 << 21):
         super().__init__()
-        check_real("data", data)
+        check_kind("sde", sde, SDE, "VPSDE()")
+        check_tensor("data", data)
         if data.dim() < 1 or len(data) == 0 or not data.is_floating_point():
             raise ValueError(
                 f"need floating-point points (N, *event), got {tuple(data.shape)} {data.dtype}"

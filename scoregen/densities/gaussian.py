@@ -8,7 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._checks import check_real
+from .._checks import (
+    check_kind,
+    check_number,
+    check_tensor,
+)
 from ..models import Prediction
 from ..processes import SDE, Level
 from .base import Analytic, column, spectrum
@@ -35,11 +39,9 @@ class Gaussian(Analytic):
 
     def __init__(self, sde: SDE, mean: Tensor, covariance: Tensor | float):
         super().__init__()
-        for name, value in (("mean", mean), ("covariance", covariance)):
-            if isinstance(value, Tensor):
-                check_real(name, value)
-        mean = torch.as_tensor(mean, dtype=torch.float64)
-        covariance = torch.as_tensor(covariance, dtype=torch.float64)
+        check_kind("sde", sde, SDE, "VPSDE()")
+        mean = _moment("mean", mean)
+        covariance = _moment("covariance", covariance)
         if not bool(torch.isfinite(mean).all()):
             raise ValueError("mean must be finite, got NaN or infinity")
         self.sde, self.event = sde, tuple(mean.shape)
@@ -104,3 +106,10 @@ class Gaussian(Analytic):
         after = b.alpha**2 * self.variances + b.sigma**2
         moved = b.alpha * self.mean + self._outward((after / before).sqrt() * u)
         return moved.to(x.dtype).reshape(x.shape)
+
+
+def _moment(name: str, value: object) -> Tensor:
+    """A tensor, or a number as one, in float64."""
+    if isinstance(value, Tensor):
+        return check_tensor(name, value).double()
+    return torch.tensor(check_number(name, value), dtype=torch.float64)

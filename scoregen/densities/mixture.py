@@ -8,7 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._checks import check_count, check_finite, check_real
+from .._checks import (
+    check_count,
+    check_finite,
+    check_kind,
+    check_tensor,
+)
 from ..models import Prediction
 from ..processes import SDE, Level
 from .base import Analytic, cancels, column, row, spectrum
@@ -48,8 +53,9 @@ class GaussianMixture(Analytic):
         chunk: int = 1 << 21,
     ):
         super().__init__()
+        check_kind("sde", sde, SDE, "VPSDE()")
         for name, value in (("weights", weights), ("means", means), ("covariances", covariances)):
-            check_finite(name, check_real(name, value))
+            check_finite(name, check_tensor(name, value))
         means, weights = means.double(), weights.double()
         if means.dim() < 1 or weights.shape != means.shape[:1] or not bool((weights > 0).all()):
             raise ValueError(

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .._checks import check_count, check_number
+from .._checks import check_callable, check_count, check_flag, check_number
 from ..processes import SDE, DiscreteSDE
 from .spaced import Grid
 
@@ -27,7 +27,7 @@ class Constant:
     steps: int
 
     def __post_init__(self) -> None:
-        check_number("t", self.t, 0.0)
+        check_number("t", self.t, 0.0, open_high=True)
         check_count("steps", self.steps)
 
     def __call__(self, sde: SDE) -> Tensor:
@@ -58,6 +58,7 @@ class Staircase:
     def __post_init__(self) -> None:
         check_count("levels", self.levels)
         check_count("repeats", self.repeats)
+        check_flag("denoise", self.denoise)
 
     def __call__(self, sde: SDE) -> Tensor:
         if isinstance(sde, DiscreteSDE) and self.levels == sde.steps:
@@ -87,7 +88,7 @@ class Times:
     def __init__(self, *times: float):
         if len(times) < 2:
             raise ValueError(f"a grid needs at least two times, got {times!r}")
-        self.times = tuple(check_number("a time", t, 0.0) for t in times)
+        self.times = tuple(check_number("a time", t, 0.0, open_high=True) for t in times)
 
     def __call__(self, sde: SDE) -> Tensor:
         return torch.tensor(self.times, dtype=torch.float64)
@@ -121,6 +122,10 @@ class Reversed:
 
     grid: Grid
     clean: bool = False
+
+    def __post_init__(self) -> None:
+        check_callable("grid", self.grid, "(sde) -> times, such as UniformTime(20)")
+        check_flag("clean", self.clean)
 
     def __call__(self, sde: SDE) -> Tensor:
         times = self.grid(sde)

@@ -9,7 +9,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from .._checks import check_count, check_number
+from .._checks import check_callable, check_count, check_number, check_numbers
 from ..processes import SDE
 from .spaced import Grid, _Log, _Spaced
 
@@ -37,7 +37,7 @@ class Polynomial(_Spaced):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_number("rho", self.rho, 0.0, open_low=True)
+        check_number("rho", self.rho, 0.0, open_low=True, open_high=True)
 
     def spaced(self, sde: SDE, start: float, stop: float, moves: int) -> Tensor:
         ends = start ** (1 / self.rho), stop ** (1 / self.rho)
@@ -67,8 +67,8 @@ class BetaQuantiles(_Spaced):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_number("a", self.a, 0.0, open_low=True)
-        check_number("b", self.b, 0.0, open_low=True)
+        check_number("a", self.a, 0.0, open_low=True, open_high=True)
+        check_number("b", self.b, 0.0, open_low=True, open_high=True)
 
     def spaced(self, sde: SDE, start: float, stop: float, moves: int) -> Tensor:
         levels = [1 - i / moves for i in range(moves + 1)]
@@ -100,7 +100,7 @@ class PolyExponential(_Log):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_number("rho", self.rho, 0.0, open_low=True)
+        check_number("rho", self.rho, 0.0, open_low=True, open_high=True)
 
     def lams(self, first: float, last: float, moves: int) -> Tensor:
         ramp = torch.linspace(1.0, 0.0, moves + 1, dtype=torch.float64) ** self.rho
@@ -127,33 +127,33 @@ class Interpolated:
     steps: int
 
     def __post_init__(self) -> None:
-        times = tuple(check_number("a time", t, 0.0) for t in self.times)
+        times = check_numbers("times", self.times, 0.0, open_high=True)
         object.__setattr__(self, "times", times)
         check_count("steps", self.steps)
-        leap = times[-1:] == (0.0,)
-        if len(times) - leap < 2 or any(s >= t for t, s in pairwise(times)):
+        jumps = times[-1:] == (0.0,)
+        if len(times) - jumps < 2 or any(s >= t for t, s in pairwise(times)):
             raise ValueError(f"times must fall, at least two of them positive; got {times}")
-        if self.steps <= leap:
+        if self.steps <= jumps:
             raise ValueError(
                 f"steps must be at least 2 where the last one is to 0, got {self.steps}"
             )
 
     def __call__(self, sde: SDE) -> Tensor:
-        leap = self.times[-1] == 0
-        knots = torch.tensor(self.times[: len(self.times) - leap], dtype=torch.float64)
+        jumps = self.times[-1] == 0
+        knots = torch.tensor(self.times[: len(self.times) - jumps], dtype=torch.float64)
         lam = sde.lam(knots)
         if not bool(torch.isfinite(lam).all()):
             raise ValueError(
                 "Interpolated needs noise and signal at every positive time, got log(alpha / "
                 f"sigma) = {lam.tolist()}; start a little below t_max"
             )
-        place = torch.linspace(0, len(knots) - 1, self.steps - leap + 1, dtype=torch.float64)
+        place = torch.linspace(0, len(knots) - 1, self.steps - jumps + 1, dtype=torch.float64)
         left = place.floor().long().clamp(max=len(knots) - 2)
         share = place - left
         times = sde.time(lam[left] * (1 - share) + lam[left + 1] * share)
         whole = share * (1 - share) == 0
         times[whole] = knots[place[whole].long()]  # the given times themselves, to the last bit
-        return torch.cat([times, times.new_zeros(1)]) if leap else times
+        return torch.cat([times, times.new_zeros(1)]) if jumps else times
 
 
 @dataclass(frozen=True)
@@ -187,11 +187,12 @@ class RestartGrid:
     rho: float = 7.0
 
     def __post_init__(self) -> None:
-        check_number("low", self.low, 0.0, open_low=True)
-        check_number("high", self.high, self.low, open_low=True)
+        check_callable("grid", self.grid, "(sde) -> times, such as UniformTime(20)")
+        check_number("low", self.low, 0.0, open_low=True, open_high=True)
+        check_number("high", self.high, self.low, open_low=True, open_high=True)
         check_count("repeats", self.repeats, 0)
         check_count("inner", self.inner)
-        check_number("rho", self.rho, 0.0, open_low=True)
+        check_number("rho", self.rho, 0.0, open_low=True, open_high=True)
 
     def __call__(self, sde: SDE) -> Tensor:
         times = self.grid(sde)

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from .._checks import check_number
+from .._checks import check_callable, check_number
 from ..processes import SDE
 from .spaced import Grid
 
@@ -36,9 +36,8 @@ class Shifted:
     steps: int | None = None
 
     def __post_init__(self) -> None:
-        if not callable(self.grid):
-            raise TypeError(f"grid must be a grid such as UniformTime(20), got {self.grid!r}")
-        check_number("shift", self.shift, 0.0, open_low=True)
+        check_callable("grid", self.grid, "(sde) -> times, such as UniformTime(20)")
+        check_number("shift", self.shift, 0.0, open_low=True, open_high=True)
         inner: Any = self.grid
         counted = is_dataclass(inner) and any(f.name == "steps" for f in fields(inner))
         if self.steps is None:

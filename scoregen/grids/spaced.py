@@ -1,7 +1,7 @@
 """Grids of n moves by a rule: equally spaced in time, its root, log-SNR, or Karras' power.
 
 They are `(steps, start=None, stop=0.0)`: from `start` (t_max unless given) to the smallest time a
-network is asked at, t_min, and, when `stop` is 0, one last move to 0 that counts as a step. `steps`
+network is evaluated at, t_min, and, when `stop` is 0, one last move to 0 that counts as a step. `steps`
 is the number of moves in all.
 """
 
@@ -34,25 +34,25 @@ class _Spaced:
     def __post_init__(self) -> None:
         check_count("steps", self.steps)
         if self.start is not None:
-            check_number("start", self.start, 0.0, open_low=True)
-        check_number("stop", self.stop, 0.0)
+            check_number("start", self.start, 0.0, open_low=True, open_high=True)
+        check_number("stop", self.stop, 0.0, open_high=True)
 
     def __call__(self, sde: SDE) -> Tensor:
         start = sde.t_max if self.start is None else self.start
         check_number("start", start, self.stop, sde.t_max * (1 + 1e-12), open_low=True)
         lowest = self._lowest(sde) if self.stop == 0 else 0.0
-        leap = lowest > 0
-        stop = lowest if leap else self.stop
-        if leap and self.steps == 1:
+        jumps = lowest > 0
+        stop = lowest if jumps else self.stop
+        if jumps and self.steps == 1:
             return torch.tensor([start, 0.0], dtype=torch.float64)
         if start <= stop:
             raise ValueError(
                 f"start = {start:g} must lie above {stop:g}, where the last move begins; take "
-                "steps = 1 to leap to the data at once"
+                "steps = 1 to move to the data at once"
             )
-        times = self.spaced(sde, start, stop, self.steps - leap)
+        times = self.spaced(sde, start, stop, self.steps - jumps)
         times[0], times[-1] = start, stop
-        return torch.cat([times, times.new_zeros(1)]) if leap else times
+        return torch.cat([times, times.new_zeros(1)]) if jumps else times
 
     def _lowest(self, sde: SDE) -> float:
         """Where the last move, to 0, begins; 0 when none is needed."""
@@ -162,7 +162,7 @@ class Karras(_Log):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_number("rho", self.rho, 0.0, open_low=True)
+        check_number("rho", self.rho, 0.0, open_low=True, open_high=True)
 
     def lams(self, first: float, last: float, moves: int) -> Tensor:
         ends = math.exp(-first / self.rho), math.exp(-last / self.rho)

@@ -9,7 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._checks import check_number
+from .._checks import (
+    check_number,
+    check_numbers,
+)
 from ..models import Prediction, ScoreModel, ScoreNetwork, Wrapped, check_model
 from ..models.base import twin
 from ..models.conditions import Kept, fill, join, kept, select
@@ -93,7 +96,7 @@ def _checked_scale(scale: Any) -> Any:
         if not bool((torch.isfinite(scale) & (scale >= 0)).all()):
             raise ValueError(f"guidance scales must be finite and at least 0, got {scale.tolist()}")
         return scale
-    if callable(scale):
+    if callable(scale) and not isinstance(scale, type):
         return scale
     return check_number("the guidance scale", scale, 0.0, math.inf, open_high=True)
 
@@ -101,8 +104,10 @@ def _checked_scale(scale: Any) -> Any:
 def _checked_interval(interval: tuple[float, float] | None) -> tuple[float, float] | None:
     if interval is None:
         return None
-    low = check_number("the low end of the interval", interval[0], 0.0)
-    return low, check_number("the high end of the interval", interval[1], low)
+    ends = check_numbers("interval", interval, 0.0)
+    if len(ends) != 2:
+        raise ValueError(f"interval must be (low, high), got {ends}")
+    return ends[0], check_number("the high end of the interval", ends[1], ends[0])
 
 
 class _Guided(Wrapped):

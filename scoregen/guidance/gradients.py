@@ -9,7 +9,13 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from .._checks import check_choice, check_finite, check_number
+from .._checks import (
+    check_callable,
+    check_choice,
+    check_finite,
+    check_number,
+    check_tensor,
+)
 from ..models import Prediction, ScoreModel, Wrapped
 from ..models.base import twin
 from ..models.conditions import Kept, kept, select
@@ -95,6 +101,7 @@ class Classifier(Wrapped):
     ):
         super().__init__(model)
         check_choice("at", at, ("x_t", "mean"))
+        check_callable("log_prob", log_prob, "(x, level) -> (batch,)")
         self.log_prob, self.at = log_prob, at
         self.scale = check_number("scale", scale, 0.0, math.inf, open_high=True)
 
@@ -135,6 +142,7 @@ class Reconstruction(Wrapped):
         scale: float = 1.0,
     ):
         super().__init__(model)
+        check_callable("measure", measure, "(batch, *event) -> (batch, *measurement)")
         self.measure = measure
         self.register_buffer("y", check_measured(y))
         self.y: Tensor
@@ -155,12 +163,9 @@ class Reconstruction(Wrapped):
 
 def check_measured(y: object) -> Tensor:
     """A measurement: a tensor of finite real numbers."""
-    if not isinstance(y, Tensor):
-        raise TypeError(f"the measurement y must be a tensor, got {type(y).__name__}")
-    if y.is_complex():
-        raise TypeError(f"the measurement y must be real, got {y.dtype}; stack its two parts")
-    check_finite("the measurement y", y.reshape(1, y.numel()))
-    return y
+    tensor = check_tensor("the measurement y", y)
+    check_finite("the measurement y", tensor.reshape(1, tensor.numel()))
+    return tensor
 
 
 def misfit(

@@ -9,7 +9,13 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from .._checks import check_choice, check_count, check_finite
+from .._checks import (
+    check_choice,
+    check_count,
+    check_finite,
+    check_kind,
+    check_tensor,
+)
 from ..models import ScoreModel
 from ..models.prediction import mix
 from ..noise import Noise
@@ -27,6 +33,7 @@ def _check(mask: Tensor, known: Tensor) -> None:
         raise TypeError(
             "the mask must be a boolean tensor, True where the data is known; use mask.bool()"
         )
+    check_tensor("known", known)
     fewer = min(mask.dim(), known.dim())
     ends = mask.shape[mask.dim() - fewer :], known.shape[known.dim() - fewer :]
     if abs(mask.dim() - known.dim()) > 1 or not broadcasts(*ends):
@@ -81,8 +88,7 @@ class Replacement(Solver):
     known: Tensor
 
     def __post_init__(self) -> None:
-        if not isinstance(self.solver, Solver):
-            raise TypeError(f"solver must be a Solver such as DDIM(), got {self.solver!r}")
+        check_kind("solver", self.solver, Solver, "DDIM()")
         _check(self.mask, self.known)
 
     @property

@@ -9,7 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._checks import check_finite, check_number
+from .._checks import (
+    check_finite,
+    check_number,
+    check_tensor,
+)
 from ..models.conditions import select
 
 __all__ = ["LinearMeasurement"]
@@ -37,9 +41,7 @@ class LinearMeasurement:
 
     def __init__(self, matrix: Tensor, y: Tensor, noise: float):
         for name, tensor in (("the matrix", matrix), ("y", y)):
-            if not isinstance(tensor, Tensor) or tensor.is_complex():
-                got = tensor.dtype if isinstance(tensor, Tensor) else type(tensor).__name__
-                raise TypeError(f"{name} must be a tensor of real numbers, got {got}")
+            check_tensor(name, tensor)
         if matrix.dim() != 2:
             raise ValueError(f"the matrix must have shape (m, d), got {tuple(matrix.shape)}")
         if y.dim() not in (1, 2) or y.shape[-1] != len(matrix):
@@ -68,6 +70,8 @@ class LinearMeasurement:
             known: shape event, or (batch, *event); only what the mask shows is read.
             noise: standard deviation of the noise, at least 0.
         """
+        check_tensor("mask", mask)
+        check_tensor("known", known)
         event = known.shape[max(0, known.dim() - mask.dim()) :]
         if mask.dtype != torch.bool or not broadcasts(mask.shape, event):
             raise ValueError(

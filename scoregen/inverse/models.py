@@ -8,7 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._checks import check_number
+from .._checks import (
+    check_kind,
+    check_number,
+)
 from ..guidance.gradients import denoised, shifted
 from ..models import Prediction, ScoreModel, Wrapped
 from ..models.base import twin
@@ -28,8 +31,7 @@ class _Measured(Wrapped):
 
     def __init__(self, model: ScoreModel, measurement: LinearMeasurement):
         super().__init__(model)
-        if not isinstance(measurement, LinearMeasurement):
-            raise TypeError(f"measurement must be a LinearMeasurement, got {measurement!r}")
+        check_kind("measurement", measurement, LinearMeasurement, "LinearMeasurement(a, y, 0.1)")
         self.measurement = measurement
 
     def rows(self, part: slice | Tensor, batch: int) -> ScoreModel:

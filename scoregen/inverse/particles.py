@@ -10,7 +10,11 @@ import torch
 from torch import Tensor
 from torch.special import ndtr
 
-from .._checks import check_choice, check_number
+from .._checks import (
+    check_choice,
+    check_kind,
+    check_number,
+)
 from ..guidance.gradients import denoised
 from ..models import ScoreModel
 from ..models.prediction import mix
@@ -76,11 +80,12 @@ class TwistedSMC(Solver):
     population = True
 
     def __post_init__(self) -> None:
-        check_number("prior_variance", self.prior_variance, 0.0, math.inf, open_low=True)
+        check_number("prior_variance", self.prior_variance, 0.0, open_low=True, open_high=True)
         check_choice("variance", self.variance, ("small", "large"))
         check_number("threshold", self.threshold, 0.0, 1.0)
-        if not isinstance(self.measurement, LinearMeasurement):
-            raise TypeError(f"measurement must be a LinearMeasurement, got {self.measurement!r}")
+        check_kind(
+            "measurement", self.measurement, LinearMeasurement, "LinearMeasurement(a, y, 0.1)"
+        )
         if self.measurement.y.dim() != 1 or self.measurement.noise == 0:
             raise ValueError(
                 "the population has one posterior: give one y of shape (m,), with noise > 0"

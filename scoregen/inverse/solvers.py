@@ -10,7 +10,12 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from .._checks import check_choice, check_number
+from .._checks import (
+    check_callable,
+    check_choice,
+    check_kind,
+    check_number,
+)
 from ..guidance.gradients import check_measured, denoised, gradient_of, misfit
 from ..models import ScoreModel
 from ..models.prediction import mix
@@ -52,6 +57,7 @@ class DPS(Solver):
     nfe = 2  # the evaluation, and one product with its Jacobian
 
     def __post_init__(self) -> None:
+        check_callable("measure", self.measure, "(batch, *event) -> (batch, *measurement)")
         check_measured(self.y)
         check_number("scale", self.scale, 0.0, math.inf, open_high=True)
         check_choice("variance", self.variance, ("small", "large"))
@@ -97,8 +103,9 @@ class DiffPIR(Solver):
     zeta: float = 1.0
 
     def __post_init__(self) -> None:
-        if not isinstance(self.measurement, LinearMeasurement):
-            raise TypeError(f"measurement must be a LinearMeasurement, got {self.measurement!r}")
+        check_kind(
+            "measurement", self.measurement, LinearMeasurement, "LinearMeasurement(a, y, 0.1)"
+        )
         check_number("strength", self.strength, 0.0, math.inf, open_low=True, open_high=True)
         check_number("zeta", self.zeta, 0.0, 1.0)
 
@@ -146,6 +153,7 @@ class GuidedAncestral(Solver):
 
     def __post_init__(self) -> None:
         check_number("scale", self.scale, 0.0, math.inf, open_high=True)
+        check_callable("log_prob", self.log_prob, "(x, level) -> (batch,)")
         check_choice("at", self.at, ("mean", "x_t"))
         check_choice("variance", self.variance, ("small", "large"))
 

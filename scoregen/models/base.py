@@ -13,7 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .._checks import check_state, check_times
+from .._checks import (
+    check_number,
+    check_state,
+    check_times,
+)
 from ..processes import SDE, Level
 from . import conditions as trees
 from .modes import evaluating
@@ -97,8 +101,8 @@ class ScoreModel(nn.Module, ABC):
             t: a level, a time, or one time per sample.
 
         Raises:
-            ValueError, TypeError: for a time outside [0, t_max], a wrong shape or dtype, or a
-                condition the model does not know.
+            ValueError, TypeError: for a time that is neither 0 nor in [t_min, t_max], a wrong shape
+                or dtype, or a condition the model does not know.
         """
         if not isinstance(t, Level):
             check_state(x)
@@ -108,12 +112,19 @@ class ScoreModel(nn.Module, ABC):
         return self.predict(x, t, **condition)
 
     def level(self, t: float | Tensor, x: Tensor) -> Level:
-        """The level of a time, checked against the domain of the process."""
+        """The level of a time, checked against the domain of the process.
+
+        Raises:
+            ValueError: for a time outside [0, t_max], or in (0, t_min), where no network was
+                trained.
+        """
+        sde = self.sde
         if isinstance(t, Tensor):
-            check_times(t, self.sde.t_max)
-            return self.sde.level_of(t, x)
-        check_times(torch.tensor(t, dtype=torch.float64), self.sde.t_max)
-        return self.sde.level(t)
+            check_times(t, sde.t_max, sde.t_min)
+            return sde.level_of(t, x)
+        t = check_number("t", t)
+        check_times(torch.tensor(t, dtype=torch.float64), sde.t_max, sde.t_min)
+        return sde.level(t)
 
     def check_condition(self, **condition: Any) -> None:
         """Refuse a condition this model does not know.

@@ -10,7 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._checks import check_number
+from .._checks import (
+    check_flag,
+    check_number,
+)
 from ..processes import SDE, DiscreteSDE, Level
 
 __all__ = ["Clock", "HalfLogSNR", "Index", "LogSigma", "RawTime"]
@@ -116,6 +119,7 @@ class Index:
     scale: float = 1.0
 
     def __post_init__(self) -> None:
+        check_flag("fractional", self.fractional)
         _check_scale(self.scale)
 
     def __call__(self, sde: SDE, t: Level, x: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from typing import Self
 from torch import Tensor
 
 from ..processes import Level
-from .base import COUNTERS, ScoreModel
+from .base import COUNTERS, ScoreModel, check_model
 from .prediction import Prediction
 
 __all__ = ["Counted"]
@@ -33,6 +33,7 @@ class Counted:
     """
 
     def __init__(self, model: ScoreModel):
+        check_model(model)
         models = [m for m in model.modules() if isinstance(m, ScoreModel)]
         # compared by identity, and kept alive so that no identity is used twice
         self._leaves = {

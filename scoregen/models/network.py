@@ -15,7 +15,10 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from .._checks import check_count
+from .._checks import (
+    check_count,
+    check_kind,
+)
 from .conditions import plain
 
 __all__ = ["Conditions", "Network", "conditions_of"]
@@ -46,6 +49,7 @@ class Conditions:
     classes: int = 0
 
     def __post_init__(self) -> None:
+        check_kind("null", self.null, Mapping, '{"label": 10}')
         object.__setattr__(self, "null", dict(self.null))
         check_count("classes", self.classes, 0)
         if self.classes and "label" not in self.null:

@@ -13,7 +13,11 @@ from typing import Any
 
 from torch import Tensor
 
-from .._checks import check_number, check_same_shape
+from .._checks import (
+    check_kind,
+    check_number,
+    check_same_shape,
+)
 from ..processes import SDE, Level
 from .prediction import Prediction, mix, rates_of
 
@@ -183,6 +187,9 @@ class LearnedVariance(Parameterization):
     """
 
     inner: Parameterization = field(default_factory=Eps)
+
+    def __post_init__(self) -> None:
+        check_kind("inner", self.inner, Parameterization, "Eps()")
 
     def coefficients(self, sde: SDE, t: Level) -> tuple[Any, Any]:
         return self.inner.coefficients(sde, t)

@@ -5,6 +5,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from .._checks import check_count, check_number
 from ..models.network import NO_CLASSES
 
 
@@ -35,6 +36,9 @@ class Sinusoids(nn.Module):
         self, features: int, *, min_period: float = 1.0, max_period: float = 10_000.0
     ) -> None:
         super().__init__()
+        features = check_count("features", features)
+        min_period = check_number("min_period", min_period)
+        max_period = check_number("max_period", max_period)
         if features < 4 or features % 2:
             raise ValueError(f"features must be an even number >= 4, got {features}")
         if not 0 < min_period < max_period < math.inf:
@@ -99,9 +103,8 @@ class Conditioning(nn.Module):
         second_clock: bool = False,
     ) -> None:
         super().__init__()
-        if classes < 0:
-            raise ValueError(f"classes must be 0 (no labels) or more, got {classes}")
-        self.classes = classes
+        self.classes = classes = check_count("classes", classes, 0)
+        width = check_count("width", width)
         self.sinusoids = Sinusoids(features, min_period=min_period, max_period=max_period)
         self.inner = nn.Linear(features, width)
         self.outer = nn.Linear(width, width)

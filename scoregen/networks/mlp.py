@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from .._checks import check_count, check_counts
 from ..models import Conditions
 from .embedding import Conditioning, check_clock
 
@@ -71,11 +72,9 @@ class MLP(nn.Module):
         second_clock: bool = False,
     ) -> None:
         super().__init__()
-        self.event = tuple(event)
-        if any(n < 1 for n in self.event):
-            raise ValueError(f"event must hold positive sizes, got {self.event}")
-        if depth < 0 or outputs < 1:
-            raise ValueError(f"need depth >= 0 and outputs >= 1, got {depth} and {outputs}")
+        self.event = check_counts("event", event)
+        hidden, depth = check_count("hidden", hidden), check_count("depth", depth, 0)
+        classes, outputs = check_count("classes", classes, 0), check_count("outputs", outputs)
         if outputs > 1 and not self.event:
             raise ValueError(
                 f"outputs={outputs} needs an axis to multiply, and the event is (); use event=(1,)"

@@ -10,6 +10,12 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import interpolate, scaled_dot_product_attention, silu
 
+from .._checks import (
+    check_count,
+    check_counts,
+    check_flags,
+    check_number,
+)
 from ..models import Conditions
 from .embedding import Conditioning, check_clock
 
@@ -143,18 +149,17 @@ class UNet(nn.Module):
         second_clock: bool = False,
     ) -> None:
         super().__init__()
-        mults, attention = tuple(mults), tuple(attention)
+        mults, attention = check_counts("mults", mults), check_flags("attention", attention)
         if not mults or len(mults) != len(attention):
             raise ValueError(
                 "mults and attention must have one entry per level, "
                 f"got {len(mults)} and {len(attention)}"
             )
+        channels, width = check_count("channels", channels), check_count("width", width)
         out_channels = channels if out_channels is None else out_channels
-        if min(channels, out_channels, blocks, heads, *mults) < 1:
-            raise ValueError(
-                "channels, out_channels, blocks, heads and mults must be positive, got "
-                f"{channels}, {out_channels}, {blocks}, {heads}, {mults}"
-            )
+        out_channels = check_count("out_channels", out_channels)
+        blocks, heads = check_count("blocks", blocks), check_count("heads", heads)
+        classes = check_count("classes", classes, 0)
         if width < 4 or width % 2:
             raise ValueError(f"width must be an even number >= 4, got {width}")
         for mult, attends in zip(mults, attention, strict=True):
@@ -163,8 +168,7 @@ class UNet(nn.Module):
                     f"heads must divide the channels of a level that attends, "
                     f"got {heads} heads and {width * mult} channels"
                 )
-        if not 0 <= dropout < 1:
-            raise ValueError(f"dropout must lie in [0, 1), got {dropout}")
+        dropout = check_number("dropout", dropout, 0.0, 1.0, open_high=True)
         self.channels = channels
         self.config: dict[str, Any] = {
             "channels": channels,

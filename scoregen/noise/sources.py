@@ -13,7 +13,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .._checks import check_count
+from .._checks import (
+    check_count,
+    check_counts,
+    check_kind,
+    check_tensor,
+    shown,
+)
 from ..processes import Level
 
 __all__ = ["Noise", "ReplayNoise", "Rewindable", "SampleNoise", "TorchNoise"]
@@ -73,7 +79,7 @@ class SampleNoise:
         if self.seed >= 2**88:
             raise ValueError(f"seed must be less than 2**88, got {seed}; take its remainder")
         self.first = check_count("first", first, 0)
-        self.indices = None if indices is None else [check_count("an index", i, 0) for i in indices]
+        self.indices = None if indices is None else check_counts("indices", indices, 0)
         self._runs = None if self.indices is None else _runs(self.indices)
         self._start = self.draw = check_count("draw", draw, 0)
         self._bits: tuple[int, np.random.Philox, Any] | None = None
@@ -175,8 +181,7 @@ class TorchNoise:
     """
 
     def __init__(self, generator: torch.Generator):
-        if not isinstance(generator, torch.Generator):
-            raise TypeError(f"need a torch.Generator, got {generator!r}")
+        check_kind("generator", generator, torch.Generator, "torch.Generator().manual_seed(0)")
         self.generator = generator
         self._start = generator.get_state()
 
@@ -202,7 +207,9 @@ class ReplayNoise:
     """
 
     def __init__(self, draws: Sequence[Tensor]):
-        self.draws = draws
+        if isinstance(draws, Tensor) or not isinstance(draws, Sequence):
+            raise TypeError(f"draws must be a sequence of tensors, got {shown(draws)}")
+        self.draws = [check_tensor(f"draws[{i}]", draw) for i, draw in enumerate(draws)]
         self.draw = 0
 
     def rewind(self) -> None:

@@ -9,10 +9,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .._checks import check_count, check_number
+from .._checks import (
+    check_count,
+    check_data,
+    check_kind,
+    check_number,
+)
 from ..densities import Analytic
 from ..energies import energy_of
-from ..models import ScoreModel
+from ..models import ScoreModel, check_model
 from ..models.base import evaluating
 from ..noise import TorchNoise
 from ..sampling import Sampler
@@ -67,8 +72,9 @@ class ContrastiveDivergence:
     penalty: float = 0.0
 
     def __post_init__(self) -> None:
-        check_number("t", self.t, 0.0)
-        check_number("penalty", self.penalty, 0.0)
+        check_kind("sampler", self.sampler, Sampler, "Sampler(MALA(0.1), Constant(0.0, 5))")
+        check_number("t", self.t, 0.0, open_high=True)
+        check_number("penalty", self.penalty, 0.0, open_high=True)
 
     def __call__(
         self, model: ScoreModel, x0: Tensor, *, generator: torch.Generator, **condition: Any
@@ -81,7 +87,7 @@ class ContrastiveDivergence:
             generator: source of all noise.
             **condition: bound to the model.
         """
-        model = model.given(**condition)
+        model = check_model(model).given(**condition)
         x, _ = noised(model, x0, self.t, generator)
         fake = _dreamt(self.sampler, model, x, generator, self.t)
         return _contrast(model, x, fake, self.t, self.penalty)
@@ -110,6 +116,7 @@ class ReplayBuffer(nn.Module):
 
     def __init__(self, points: Tensor, restart: float = 0.05):
         super().__init__()
+        check_data(points, "points")
         check_count("the size of the buffer", len(points))
         self.restart = check_number("restart", restart, 0.0, 1.0)
         self.register_buffer("points", points.detach().clone())
@@ -167,8 +174,10 @@ class PersistentContrastiveDivergence:
     penalty: float = 0.0
 
     def __post_init__(self) -> None:
-        check_number("t", self.t, 0.0)
-        check_number("penalty", self.penalty, 0.0)
+        check_kind("buffer", self.buffer, ReplayBuffer, "ReplayBuffer(points)")
+        check_kind("sampler", self.sampler, Sampler, "Sampler(MALA(0.1), Constant(0.0, 5))")
+        check_number("t", self.t, 0.0, open_high=True)
+        check_number("penalty", self.penalty, 0.0, open_high=True)
 
     def __call__(
         self, model: ScoreModel, x0: Tensor, *, generator: torch.Generator, **condition: Any
@@ -199,7 +208,7 @@ class PersistentContrastiveDivergence:
 
 @dataclass(frozen=True)
 class NoiseContrastive:
-    """Tell data from noise: log(1 + exp(-G(x))) + sum_j log(1 + exp(G(y_j))).
+    """Separate data from noise: log(1 + exp(-G(x))) + sum_j log(1 + exp(G(y_j))).
 
     G(u) = -E(u) - log q(u) - log m, with m draws y_j of the noise q per sample (Gutmann and
     Hyvarinen 2010, JMLR 9:297). The minimum is normalised: give the energy a free constant, and it
@@ -224,10 +233,9 @@ class NoiseContrastive:
     t: float = 0.0
 
     def __post_init__(self) -> None:
-        if not isinstance(self.noise, Analytic):
-            raise TypeError(f"the noise needs a density and draws, like Gaussian: {self.noise!r}")
+        check_kind("noise", self.noise, Analytic, "Gaussian(StaticSDE(), mean, variance)")
         check_count("draws", self.draws)
-        check_number("t", self.t, 0.0)
+        check_number("t", self.t, 0.0, open_high=True)
 
     def __call__(
         self, model: ScoreModel, x0: Tensor, *, generator: torch.Generator, **condition: Any
@@ -240,7 +248,7 @@ class NoiseContrastive:
             generator: source of the noise.
             **condition: bound to the model.
         """
-        model = model.given(**condition)
+        model = check_model(model).given(**condition)
         x, _ = noised(model, x0, self.t, generator)
         loss = nn.functional.softplus(-self._logit(model, x))
         for _ in range(self.draws):

@@ -9,8 +9,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._checks import check_same_shape, check_state
-from ..models import ScoreModel
+from .._checks import (
+    check_callable,
+    check_data,
+    check_kind,
+    check_same_shape,
+    check_state,
+    check_tensor,
+)
+from ..models import ScoreModel, check_model
 from ..processes import Level, StaticSDE
 from .laws import TimeLaw, UniformLaw
 from .weights import Simple, Weight
@@ -23,7 +30,7 @@ Objective = Callable[..., Tensor]
 
 @dataclass(frozen=True)
 class DenoisingScoreMatching:
-    """Squared error of what the model says about alpha x0 + sigma eps, at random times.
+    """Squared error of what the model predicts at alpha x0 + sigma eps, at random times.
 
         loss = w(t) (norm(x0 - x0_hat)^2 + norm(eps - eps_hat)^2),  t ~ law,  eps ~ N(0, I)
 
@@ -47,6 +54,10 @@ class DenoisingScoreMatching:
     law: TimeLaw = field(default_factory=UniformLaw)
     weight: Weight = field(default_factory=Simple)
 
+    def __post_init__(self) -> None:
+        check_callable("law", self.law, "(sde, count, generator) -> times, such as UniformLaw()")
+        check_callable("weight", self.weight, "(model, level, law) -> Tensor, such as Simple()")
+
     def __call__(
         self, model: ScoreModel, x0: Tensor, *, generator: torch.Generator, **condition: Any
     ) -> Tensor:
@@ -62,7 +73,9 @@ class DenoisingScoreMatching:
             ValueError: if the model learns its variance too, which this loss would not train, or
                 the process has no noise.
         """
-        check_state(x0, "x0")
+        check_model(model)
+        check_data(x0, "x0")
+        check_kind("generator", generator, torch.Generator, "torch.Generator().manual_seed(0)")
         if isinstance(model.sde, StaticSDE):
             raise ValueError(
                 "StaticSDE has no noise to remove; train a time-free energy with another objective"
@@ -90,7 +103,10 @@ class DenoisingScoreMatching:
             t: one time per sample, shape (batch,).
             eps: noise shaped like x0.
         """
-        check_same_shape("eps", eps, x0)
+        check_model(model)
+        check_state(x0, "x0")
+        check_same_shape("eps", check_tensor("eps", eps), x0)
+        check_tensor("t", t)
         return self._measure(model, x0, t, eps, condition)[0]
 
     def _measure(
@@ -105,11 +121,11 @@ class DenoisingScoreMatching:
         exact: Level = model.sde.level_of(t.double(), t.double())
         weight = self.weight(model, exact, self.law) / (exact.alpha**2 + exact.sigma**2)
         level = Level(*(per_sample(column, x0) for column in exact))
-        said = model(level.alpha * x0 + level.sigma * eps, level, **condition)
+        p = model(level.alpha * x0 + level.sigma * eps, level, **condition)
         # v carries both errors: v - v_hat = sqrt(alpha^2 + sigma^2) times the pair of them
-        error = said.v - (level.alpha * eps - level.sigma * x0)
+        error = p.v - (level.alpha * eps - level.sigma * x0)
         squared = error.square().flatten(1).sum(1) if error.dim() > 1 else error.square()
-        return per_sample(weight, squared) * squared, said.spread
+        return per_sample(weight, squared) * squared, p.spread
 
 
 def per_sample(values: Tensor, x: Tensor) -> Tensor:

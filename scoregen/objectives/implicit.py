@@ -8,8 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._checks import check_number, check_state
-from ..models import ScoreModel
+from .._checks import (
+    check_data,
+    check_kind,
+    check_number,
+)
+from ..models import ScoreModel, check_model
 from ..processes import Level, StaticSDE
 
 __all__ = ["ImplicitScoreMatching"]
@@ -19,13 +23,15 @@ def noised(
     model: ScoreModel, x0: Tensor, t: float, generator: torch.Generator
 ) -> tuple[Tensor, Level]:
     """(x at time t, its level): the data themselves where the level has no noise."""
-    check_state(x0, "x0")
+    check_model(model)
+    check_data(x0, "x0")
+    check_kind("generator", generator, torch.Generator, "torch.Generator().manual_seed(0)")
     level = model.level(t, x0)
     if level.sigma == 0:
         if not isinstance(model.sde, StaticSDE):
             raise ValueError(
                 f"t = {t:g} of {type(model.sde).__name__} has no noise, where the score may not "
-                "exist: give the objective a time t > 0; a time-free energy lives on StaticSDE"
+                "exist: give the objective a time t > 0; a time-free energy is a model on StaticSDE"
             )
         return x0, level
     eps = torch.randn(x0.shape, generator=generator, dtype=x0.dtype, device=generator.device)
@@ -84,7 +90,7 @@ class ImplicitScoreMatching:
     t: float = 0.0
 
     def __post_init__(self) -> None:
-        check_number("t", self.t, 0.0)
+        check_number("t", self.t, 0.0, open_high=True)
 
     def __call__(
         self, model: ScoreModel, x0: Tensor, *, generator: torch.Generator, **condition: Any

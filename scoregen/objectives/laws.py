@@ -14,7 +14,11 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from .._checks import check_count, check_number
+from .._checks import (
+    check_count,
+    check_kind,
+    check_number,
+)
 from ..processes import SDE, DiscreteSDE
 
 __all__ = [
@@ -92,6 +96,11 @@ class UniformLaw(Law):
     start: float | None = None
     stop: float | None = None
 
+    def __post_init__(self) -> None:
+        for name, value in (("start", self.start), ("stop", self.stop)):
+            if value is not None:
+                check_number(name, value, 0.0, open_high=True)
+
     def _ends(self, sde: SDE) -> tuple[float, float]:
         stop = check_number("stop", sde.t_max if self.stop is None else self.stop, 0.0, sde.t_max)
         start = sde.t_min if self.start is None else self.start
@@ -130,6 +139,11 @@ class UniformLamLaw(Law):
 
     low: float | None = None
     high: float | None = None
+
+    def __post_init__(self) -> None:
+        for name, value in (("low", self.low), ("high", self.high)):
+            if value is not None:
+                check_number(name, value, open_low=True, open_high=True)
 
     def _ends(self, sde: SDE) -> tuple[float, float]:
         first, last = sde.levels([sde.t_max, sde.t_min])
@@ -198,6 +212,9 @@ class Stratified(Law):
     """
 
     law: Law = field(default_factory=UniformLaw)
+
+    def __post_init__(self) -> None:
+        check_kind("law", self.law, Law, "UniformLaw()")
 
     def __call__(self, sde: SDE, count: int, generator: torch.Generator) -> Tensor:
         u = _uniform(check_count("count", count, 0), generator)

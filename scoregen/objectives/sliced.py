@@ -8,7 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._checks import check_count, check_number
+from .._checks import (
+    check_count,
+    check_flag,
+    check_number,
+)
 from ..models import ScoreModel
 from .implicit import differentiable_score, noised, pulled_back
 
@@ -39,8 +43,9 @@ class SlicedScoreMatching:
     variance_reduced: bool = True
 
     def __post_init__(self) -> None:
-        check_number("t", self.t, 0.0)
+        check_number("t", self.t, 0.0, open_high=True)
         check_count("probes", self.probes)
+        check_flag("variance_reduced", self.variance_reduced)
 
     def __call__(
         self, model: ScoreModel, x0: Tensor, *, generator: torch.Generator, **condition: Any

@@ -10,10 +10,19 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from .._checks import check_choice, check_count, check_number, check_same_shape, check_state
+from .._checks import (
+    check_choice,
+    check_count,
+    check_data,
+    check_kind,
+    check_number,
+    check_same_shape,
+    check_state,
+    check_tensor,
+)
 from ..likelihood import Decoder, GaussianDecoder
 from ..likelihood.terms import half_sum, log_variance, prior_kl, transition, transition_kl
-from ..models import Prediction, ScoreModel
+from ..models import Prediction, ScoreModel, check_model
 from ..processes import DiscreteSDE
 
 __all__ = ["Hybrid", "LossAwareKnots", "VariationalBound"]
@@ -100,6 +109,8 @@ class VariationalBound:
 
     def __post_init__(self) -> None:
         check_choice("variance", self.variance, ("small", "large", "learned"))
+        check_kind("decoder", self.decoder, Decoder, "GaussianDecoder()")
+        check_kind("law", self.law, (LossAwareKnots, type(None)), "LossAwareKnots(1000)")
 
     def __call__(
         self, model: ScoreModel, x0: Tensor, *, generator: torch.Generator, **condition: Any
@@ -131,8 +142,10 @@ class VariationalBound:
             index: a knot 0 .. N - 1 per sample, shape (batch,).
             eps: noise shaped like x0.
         """
-        check_same_shape("eps", eps, x0)
-        return self.term(_ask(model, x0, index, eps, condition), x0, index)
+        check_model(model)
+        check_state(x0, "x0")
+        check_same_shape("eps", check_tensor("eps", eps), x0)
+        return self.term(_predicted(model, x0, index, eps, condition), x0, index)
 
     def term(self, p: Prediction, x0: Tensor, index: Tensor) -> Tensor:
         """L_i of a prediction made at knot i of each sample, shape (batch,)."""
@@ -174,6 +187,7 @@ class Hybrid:
 
     def __post_init__(self) -> None:
         check_number("weight", self.weight, 0.0, math.inf, open_high=True)
+        check_kind("decoder", self.decoder, Decoder, "GaussianDecoder()")
 
     def __call__(
         self, model: ScoreModel, x0: Tensor, *, generator: torch.Generator, **condition: Any
@@ -190,7 +204,7 @@ class Hybrid:
             ValueError: if the model's variance is not learned.
         """
         index, eps, factor = _draw(model, x0, generator, None)
-        p = _ask(model, x0, index, eps, condition)
+        p = _predicted(model, x0, index, eps, condition)
         simple = 2 * half_sum((eps - p.eps).square())
         held = Prediction(p.sde, p.t, p.x, x0=p.x0.detach(), spread=p.spread)
         terms = VariationalBound("learned", self.decoder).term(held, x0, index)
@@ -210,8 +224,9 @@ def _draw(
     model: ScoreModel, x0: Tensor, generator: torch.Generator, law: LossAwareKnots | None
 ) -> tuple[Tensor, Tensor, Tensor | int]:
     """(knots, noise, 1 / p of the knots)."""
-    check_state(x0, "x0")
-    steps, place = _chain(model.sde).steps, generator.device
+    check_data(x0, "x0")
+    check_kind("generator", generator, torch.Generator, "torch.Generator().manual_seed(0)")
+    steps, place = _chain(check_model(model).sde).steps, generator.device
     factor: Tensor | int = steps
     if law is None:
         index = torch.randint(steps, (len(x0),), generator=generator, device=place)
@@ -225,7 +240,7 @@ def _draw(
     return index.to(x0.device), eps.to(x0.device), factor
 
 
-def _ask(
+def _predicted(
     model: ScoreModel, x0: Tensor, index: Tensor, eps: Tensor, condition: dict[str, Any]
 ) -> Prediction:
     sde = _chain(model.sde)

@@ -18,7 +18,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._checks import check_number
+from .._checks import (
+    check_kind,
+    check_number,
+)
 from ..models import EDM, Eps, Parameterization, ScoreModel, ScoreNetwork
 from ..processes import SDE, Level
 from .laws import TimeLaw, lam_rate
@@ -75,6 +78,9 @@ class Unit:
     """
 
     of: Parameterization | None = None
+
+    def __post_init__(self) -> None:
+        check_kind("of", self.of, (Parameterization, type(None)), "V()")
 
     def __call__(self, model: ScoreModel, t: Level, law: TimeLaw) -> Tensor:
         return _unit(self.of or own_parameterization(model), model.sde, t)
@@ -145,7 +151,7 @@ class EDMWeight:
     sigma_data: float = 0.5
 
     def __post_init__(self) -> None:
-        check_number("sigma_data", self.sigma_data, 0.0, open_low=True)
+        check_number("sigma_data", self.sigma_data, 0.0, open_low=True, open_high=True)
 
     def __call__(self, model: ScoreModel, t: Level, law: TimeLaw) -> Tensor:
         return _unit(EDM(self.sigma_data), model.sde, t)

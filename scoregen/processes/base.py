@@ -15,7 +15,14 @@ import torch
 from torch import Tensor
 from typing_extensions import TypeVar
 
-from .._checks import check_real, check_same_shape, check_times
+from .._checks import (
+    check_number,
+    check_numbers,
+    check_same_shape,
+    check_state,
+    check_tensor,
+    check_times,
+)
 
 __all__ = ["SDE", "Level"]
 
@@ -128,11 +135,11 @@ class SDE(ABC):
         Raises:
             ValueError: if t does not lie in [0, t_max].
         """
-        return _level(self, float(t))
+        return _level(self, t if type(t) is float else check_number("t", t))
 
     def level_at(self, lam: float) -> Level[float]:
         """The level whose half log-SNR is lam, as Python floats."""
-        return _level_at(self, float(lam))
+        return _level_at(self, lam if type(lam) is float else check_number("lam", lam))
 
     def levels(self, times: Tensor | Iterable[float]) -> list[Level[float]]:
         """Levels of a whole grid at once, as Python floats.
@@ -140,7 +147,8 @@ class SDE(ABC):
         Raises:
             ValueError: if a time does not lie in [0, t_max].
         """
-        t = torch.as_tensor(times, dtype=torch.float64, device="cpu")
+        given = times if isinstance(times, Tensor) else check_numbers("times", times)
+        t = torch.as_tensor(given, dtype=torch.float64, device="cpu")
         check_times(t, self.t_max)
         columns = (t, self.alpha(t), self.sigma(t), self.lam(t))
         rows = torch.stack([c.expand_as(t) for c in columns], 1).tolist()
@@ -148,7 +156,7 @@ class SDE(ABC):
 
     def rates_at(self, t: float) -> tuple[float, float]:
         """(alpha', sigma') at one time, as Python floats, remembered."""
-        return _rates(self, float(t))
+        return _rates(self, t if type(t) is float else check_number("t", t))
 
     def level_of(self, t: Tensor, x: Tensor) -> Level[Tensor]:
         """Level of one time, or of one time per sample, that broadcasts against x.
@@ -162,7 +170,7 @@ class SDE(ABC):
             dtype, t and lam in float32 at least, since clocks read them.
         """
         # a device may have no float64, so the mathematics stays on the host
-        t = check_real("t", t).cpu()
+        t = check_tensor("t", t).cpu()
         if t.dim() > 1:
             if t.numel() != len(t):
                 raise ValueError(f"times must be one per sample, got shape {tuple(t.shape)}")
@@ -187,10 +195,11 @@ class SDE(ABC):
             t: one time or one per sample.
             eps: standard normal noise shaped like x0.
         """
-        check_same_shape("eps", eps, x0)
-        times = (
-            check_real("t", t) if isinstance(t, Tensor) else torch.tensor(t, dtype=torch.float64)
-        )
+        check_state(x0, "x0")
+        check_same_shape("eps", check_tensor("eps", eps), x0)
+        if not isinstance(t, Tensor):
+            t = torch.tensor(check_number("t", t), dtype=torch.float64)
+        times = check_tensor("t", t)
         check_times(times, self.t_max)
         level = self.level_of(times, x0)
         return level.alpha * x0 + level.sigma * eps

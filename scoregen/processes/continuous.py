@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from dataclasses import dataclass
 
 import torch
@@ -176,6 +177,11 @@ class VESDE(SDE):
         _check_span(self)
         check_number("sigma_min", self.sigma_min, 0.0, open_low=True, open_high=True)
         check_number("sigma_max", self.sigma_max, self.sigma_min, open_low=True, open_high=True)
+        if 2 * self._log_ratio * self.t_max > math.log(sys.float_info.max):
+            raise ValueError(
+                f"sigma_min = {self.sigma_min:g} and sigma_max = {self.sigma_max:g} give noise at "
+                f"t_max = {self.t_max:g} that no float holds; take a smaller sigma_max or t_max"
+            )
 
     @property
     def _log_ratio(self) -> float:

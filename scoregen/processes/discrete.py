@@ -13,7 +13,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from .._checks import check_count, check_number
+from .._checks import check_count, check_kind, check_number, check_numbers
 from .base import SDE
 from .continuous import VPSDE
 
@@ -67,7 +67,7 @@ class DiscreteVPSDE(DiscreteSDE):
 
     The last beta may be 1, which leaves no signal at the end (Lin et al. 2023, 2305.08891): there
     alpha itself is linear in t over the last interval, and networks that predict eps or the score
-    are refused at t = 1, where eps tells nothing of x0.
+    are refused at t = 1, where eps holds nothing of x0.
 
     Args:
         betas: N noise variances, each in (0, 1), the last in (0, 1].
@@ -80,7 +80,7 @@ class DiscreteVPSDE(DiscreteSDE):
     betas: tuple[float, ...]
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "betas", tuple(float(b) for b in self.betas))
+        object.__setattr__(self, "betas", check_numbers("betas", self.betas))
         check_count("the number of betas", len(self.betas))
         for i, beta in enumerate(self.betas):
             last = i == len(self.betas) - 1
@@ -105,6 +105,8 @@ class DiscreteVPSDE(DiscreteSDE):
         cls, steps: int = 1000, beta_start: float = 0.00085, beta_end: float = 0.012
     ) -> DiscreteVPSDE:
         """Square roots of the betas linear in i (Rombach et al. 2022, 2112.10752)."""
+        check_number("beta_start", beta_start, 0.0, 1.0)
+        check_number("beta_end", beta_end, 0.0, 1.0)
         roots = _linspace(math.sqrt(beta_start), math.sqrt(beta_end), steps)
         return cls(tuple(r * r for r in roots))
 
@@ -116,6 +118,8 @@ class DiscreteVPSDE(DiscreteSDE):
             return math.cos((u + s) / (1 + s) * math.pi / 2) ** 2
 
         count = check_count("steps", steps)
+        check_number("s", s, 0.0, open_high=True)
+        check_number("max_beta", max_beta, 0.0, 1.0, open_low=True)
         return cls(
             tuple(
                 min(1 - alpha_bar((i + 1) / count) / alpha_bar(i / count), max_beta)
@@ -126,7 +130,7 @@ class DiscreteVPSDE(DiscreteSDE):
     @classmethod
     def from_alpha_bar(cls, alpha_bar: Iterable[float]) -> DiscreteVPSDE:
         """From a falling table of alpha-bar_i = alpha(t_i)^2 < 1; only the last may be 0."""
-        table = [1.0, *(float(a) for a in alpha_bar)]
+        table = [1.0, *check_numbers("alpha_bar", alpha_bar)]
         for i, (before, after) in enumerate(pairwise(table)):
             if not 0 <= after < before:
                 raise ValueError(
@@ -142,6 +146,7 @@ class DiscreteVPSDE(DiscreteSDE):
         Raises:
             ValueError: if alpha^2 + sigma^2 is not 1, since no chain of betas is that process.
         """
+        check_kind("sde", sde, SDE, "VPSDE()")
         t = torch.arange(check_count("steps", steps) + 1, dtype=torch.float64) / steps * sde.t_max
         if bool(((sde.alpha(t) ** 2 + sde.sigma(t) ** 2 - 1).abs() > 1e-9).any()):
             raise ValueError(
@@ -166,6 +171,7 @@ class DiscreteVPSDE(DiscreteSDE):
                 f"the first-order table is a VPSDE's, got {type(sde).__name__}; for another "
                 "process that preserves variance use DiscreteVPSDE.exact"
             )
+        check_count("steps", steps)
         return cls(_linspace(sde.beta_min / steps, sde.beta_max / steps, steps))
 
     @property
@@ -236,7 +242,7 @@ class DiscreteVESDE(DiscreteSDE):
     sigmas: tuple[float, ...]
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "sigmas", tuple(float(s) for s in self.sigmas))
+        object.__setattr__(self, "sigmas", check_numbers("sigmas", self.sigmas))
         check_count("the number of sigmas", len(self.sigmas))
         for i, (low, high) in enumerate(zip((0.0, *self.sigmas), self.sigmas, strict=False)):
             check_number(f"sigmas[{i}]", high, low, math.inf, open_low=True, open_high=True)
@@ -253,7 +259,8 @@ class DiscreteVESDE(DiscreteSDE):
         cls, steps: int = 232, sigma_min: float = 0.01, sigma_max: float = 50.0
     ) -> DiscreteVESDE:
         """Geometric levels (defaults: Song and Ermon 2020, 2006.09011, for CIFAR-10)."""
-        check_number("sigma_min", sigma_min, 0.0, open_low=True)
+        check_number("sigma_min", sigma_min, 0.0, open_low=True, open_high=True)
+        check_number("sigma_max", sigma_max, sigma_min, open_high=True)
         logs = _linspace(math.log(sigma_min), math.log(sigma_max), steps)
         return cls((sigma_min, *(math.exp(v) for v in logs[1:-1]), sigma_max)[-steps:])
 
@@ -366,4 +373,5 @@ def _invert(table: Tensor, value: Tensor, steps: int) -> Tensor:
 
 def _linspace(first: float, last: float, steps: int) -> tuple[float, ...]:
     count = check_count("steps", steps)
+    first, last = check_number("the first value", first), check_number("the last value", last)
     return tuple(torch.linspace(first, last, count, dtype=torch.float64).tolist())

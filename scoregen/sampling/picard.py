@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .._checks import check_count, check_number, check_state
-from ..models import Prediction, ScoreModel
+from .._checks import check_callable, check_count, check_number, check_state
+from ..models import Prediction, ScoreModel, check_model
 from ..models.base import evaluating
 from ..noise import Noise
 from ..processes import Level
@@ -76,7 +76,7 @@ class Picard(Sampler):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_count("window", self.window)
-        check_number("tolerance", self.tolerance, 0.0)
+        check_number("tolerance", self.tolerance, 0.0, open_high=True)
         if self.max_sweeps is not None:
             check_count("max_sweeps", self.max_sweeps)
 
@@ -89,7 +89,8 @@ class Picard(Sampler):
             noise: where z comes from; one source serves one run.
         """
         check_state(x)
-        levels = self.levels(model.sde)
+        check_callable("noise", noise, "(like, t, s) -> Tensor, such as SampleNoise(0)")
+        levels = self.levels(check_model(model).sde)
         with evaluating(model):
             yield from self._moves(model, x, levels, noise)
 

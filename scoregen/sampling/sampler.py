@@ -13,9 +13,20 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from .._checks import DivergenceError, check_count, check_finite, check_grid, check_state
+from .._checks import (
+    DivergenceError,
+    check_callable,
+    check_count,
+    check_counts,
+    check_data,
+    check_flag,
+    check_grid,
+    check_kind,
+    check_state,
+    shown,
+)
 from ..grids import Grid
-from ..models import ScoreModel
+from ..models import ScoreModel, check_model
 from ..models.base import evaluating
 from ..models.conditions import expand as expand_condition
 from ..models.conditions import rows as rows_of
@@ -58,13 +69,11 @@ class Sampler:
     grid: Grid
 
     def __post_init__(self) -> None:
-        if not isinstance(self.solver, Solver):
-            raise TypeError(f"solver must be a Solver such as DDIM(), got {self.solver!r}")
-        if not callable(self.grid):
-            raise TypeError(f"grid must be a grid such as UniformTime(20), got {self.grid!r}")
+        check_kind("solver", self.solver, Solver, "DDIM()")
+        check_callable("grid", self.grid, "(sde) -> times, such as UniformTime(20)")
 
     def levels(self, sde: SDE) -> list[Level]:
-        """The n + 1 levels of the grid on a process, checked against what the solver can walk."""
+        """The n + 1 levels of the grid on a process, checked for the solver's direction."""
         return sde.levels(check_grid(self.grid(sde), sde.t_max, sde.t_min, self.solver.direction))
 
     def iterate(self, model: ScoreModel, x: Tensor, *, noise: Noise) -> Iterator[Step]:
@@ -79,7 +88,8 @@ class Sampler:
             noise: where z comes from; one source serves one run.
         """
         check_state(x)
-        levels = self.levels(model.sde)
+        check_callable("noise", noise, "(like, t, s) -> Tensor, such as SampleNoise(0)")
+        levels = self.levels(check_model(model).sde)
         with evaluating(model):
             yield from self._moves(model, x, levels, noise)
 
@@ -105,6 +115,8 @@ class Sampler:
                 move, the time and the rows. A source without `rewind` cannot repeat its draws, and
                 then the move stays unknown.
         """
+        check_flag("progress", progress)
+        check_model(model)
         start, last = x, x
         steps = self.iterate(model, x, noise=noise)
         if progress:
@@ -182,11 +194,12 @@ class Sampler:
                 parts of a batch where the solver acts on the whole of it.
             DivergenceError: if a sample is not finite.
         """
-        if not isinstance(shape, Sequence) or not len(shape):
-            raise TypeError(f"shape must be (batch, *event), got {shape!r}")
-        if not dtype.is_floating_point:
-            raise TypeError(f"dtype must be a real floating-point dtype, got {dtype}")
-        batch = check_count("the batch in shape", shape[0], 0)
+        check_model(model)
+        if not len(shape := check_counts("shape", shape, 0)):
+            raise ValueError("shape must be (batch, *event), got an empty one")
+        if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
+            raise TypeError(f"dtype must be a real floating-point dtype, got {shown(dtype)}")
+        batch = shape[0]
         first = check_count("first", first, 0)
         wanted = _check_rows(rows, batch)
         chunk = max(len(wanted), 1) if chunk is None else check_count("chunk", chunk)
@@ -252,7 +265,8 @@ class Sampler:
         >>> sampler.from_data(model, torch.ones(4, 2), seed=0).shape
         torch.Size([4, 2])
         """
-        check_finite("x0", check_state(x0, "x0"))
+        check_model(model)
+        check_data(x0, "x0")
         first = check_count("first", first, 0)
         self._check_parts(seed, first, None, False)
         condition = expand_condition(condition or {}, len(x0), x0.device)
@@ -322,7 +336,7 @@ class Sampler:
 def _check_rows(rows: Sequence[int] | None, batch: int) -> Sequence[int]:
     if rows is None:
         return range(batch)
-    wanted = [check_count("a row", row, 0) for row in rows]
+    wanted = check_counts("rows", rows, 0)
     if wanted and max(wanted) >= batch:
         raise ValueError(f"rows must lie in [0, {batch}), got {max(wanted)}")
     return wanted

@@ -311,7 +311,12 @@ def test_every_row_of_the_readme_runs(code: str) -> None:
 
 @pytest.mark.parametrize(
     "page",
-    [page for page in [README, *PAGES] if blocks(page.read_text(), "python")],
+    [
+        # fitting a sampler takes a minute
+        pytest.param(page, marks=[pytest.mark.slow] if page.name == "few-steps.md" else [])
+        for page in [README, *PAGES]
+        if blocks(page.read_text(), "python")
+    ],
     ids=lambda page: page.name,
 )
 def test_python_on_a_page_runs(page: Path, tmp_path: Path) -> None:

@@ -50,9 +50,9 @@ def main() -> None:
         SAMPLERS,
         steps=(5, 10, 20, 40),
         metrics=[
-            sg.metrics.DebiasedFrechet(sg.metrics.digits_features),
-            sg.metrics.KID(sg.metrics.digits_features),
             sg.metrics.SlicedWasserstein(),
+            sg.metrics.Frechet(sg.metrics.digits_features),
+            sg.metrics.KID(sg.metrics.digits_features),
         ],
         reference=train,
         floor=test.x,

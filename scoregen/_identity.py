@@ -214,27 +214,20 @@ class _Reader:
             raise IdentityError(refusal) from error
         if isinstance(content, str) or content[0] in (getattr, iter):
             raise IdentityError(refusal)
-        maker, arguments, *rest = content
-        return b"reduced" + self.all(
-            (maker, arguments, *(list(r) if isinstance(r, Iterator) else r for r in rest)), where
-        )
+        parts = [list(part) if isinstance(part, Iterator) else part for part in content]
+        return b"reduced" + self.all(parts, where)
 
     def network(self, thing: nn.Module, where: str) -> Iterator[bytes]:
-        original = vars(thing).get("_modules", {}).get("_orig_mod")
-        if original is not None:  # torch.compile changes the speed of a network alone
-            yield from self.network(original, where)
-            return
+        while "_orig_mod" in thing._modules:  # torch.compile changes the speed alone
+            thing = thing.get_submodule("_orig_mod")
         if isinstance(thing, torch.jit.ScriptModule):
             yield b"script" + self.pairs(dict(thing.state_dict()), where)
             yield "".join(str(getattr(m, "code", "")) for m in thing.modules()).encode()
             return
         yield b"network" + self.digest(type(thing), where)
         machinery = {*vars(nn.Module()), "_is_torch_compile", "_compiled_call_impl"}
-        held = {
-            name: value
-            for name, value in vars(thing).items()
-            if name in _MODULE_PARTS or name not in machinery
-        }
+        own = set(vars(thing)) - machinery | set(_MODULE_PARTS)
+        held = {name: vars(thing)[name] for name in own}
         for name in ("_forward_hooks", "_forward_pre_hooks"):
             held[name] = list(held[name].values())
         yield self.pairs(held, where)
@@ -296,13 +289,13 @@ class _Reader:
         return found
 
     def module(self, thing: types.ModuleType, where: str) -> Iterator[bytes]:
+        file = getattr(thing, "__file__", None)
         if _installed(thing):
             yield f"module {_named(thing)}".encode()
-            return
-        file = getattr(thing, "__file__", None)
-        if file is None:
+        elif file is None:
             raise IdentityError(f"the module {thing.__name__} ({where}) has no source to identify")
-        yield b"module" + Path(file).read_bytes()
+        else:
+            yield b"module" + Path(file).read_bytes()
 
 
 def _tensor(x: Tensor, where: str) -> Iterator[bytes | memoryview]:

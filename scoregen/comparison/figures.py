@@ -194,7 +194,8 @@ def _axes(panel: Any, study: Study, done: list[Summary], metric: str, x: str, si
             f"real data, n = {floor['count']}",
             (0.0, floor["value"]),
             xycoords=("axes fraction", "data"),
-            xytext=(2, 2),
+            xytext=(2, 2 if floor["value"] < min(values, default=0.0) else -2),
+            va="bottom" if floor["value"] < min(values, default=0.0) else "top",
             textcoords="offset points",
             fontsize=size - 1,
             color="#444444",
@@ -247,6 +248,7 @@ def _names(panel: Any, ends: list[tuple[float, float, str, str]], size: float) -
             annotation_clip=False,
             arrowprops={
                 "arrowstyle": "-",
+                "relpos": (0.0, 0.5),
                 "color": colour,
                 "linewidth": 0.4,
                 "alpha": 0.6,

@@ -305,12 +305,7 @@ class Comparison:
         return markdown(self)
 
     def latex(self, metric: str | None = None, bold: Literal["best"] | None = "best") -> str:
-        """A booktabs table per metric; the best of a column and its ties are bold.
-
-        Args:
-            metric: one title, or None for all.
-            bold: "best", or None for no bold.
-        """
+        """A booktabs table per metric, or of one; the best of a column and its ties are bold."""
         return latex(self, metric, bold)
 
     def frame(self) -> Any:
@@ -322,7 +317,7 @@ class Comparison:
         return dataset(self.rows, self.name)
 
     def report(self, path: str | Path, **options: Any) -> Path:
-        """One HTML page without a single request; see `comparison.page`."""
+        """One HTML page without a single request; see `write_page`."""
         return write_page(self, Path(path), **options)
 
     def write_tables(self, out: str | Path) -> dict[str, Path]:

@@ -162,7 +162,9 @@ def test_there_are_wrappers() -> None:
     assert {"AncestralODE", "EulerStart", "PredictorCorrector", "Restart"} <= found
 
 
-@pytest.mark.parametrize("cls", {type(s) for s in SOLVERS}, ids=lambda cls: cls.__name__)
+@pytest.mark.parametrize(
+    "cls", dict.fromkeys(type(s) for s in SOLVERS), ids=lambda cls: cls.__name__
+)
 def test_a_solver_is_abstract_or_final(cls: type[Solver]) -> None:
     above = [base for base in cls.__mro__[1:] if issubclass(base, Solver)]
     assert all(base.__abstractmethods__ for base in above)

@@ -16,7 +16,7 @@ DOCS := $(VENV)/.installed-docs
 PEERS := $(VENV)/.installed-peers
 
 .PHONY: help setup demo test test-slow test-peers lint types docs docs-run samplers examples figures \
-	bench mutants mutants-random fuzz wheel train clean
+	bench mutants mutants-random kill speed gate few-steps fuzz wheel train clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | column -t -s '|' 2>/dev/null \
@@ -99,6 +99,18 @@ SEED ?= 1
 COUNT ?= 20
 mutants-random: $(BASE)  ## the same with fresh slips: SEED=1 COUNT=20
 	$(BIN)/python benchmarks/mutants.py --random $(SEED) --count $(COUNT)
+
+kill: $(BASE)  ## kill trainings at random moments and compare what is left
+	$(BIN)/python benchmarks/kill_training.py --rounds 20
+
+speed: $(BASE)  ## noise, densities and import beside torch's own
+	$(BIN)/python benchmarks/speed.py
+
+gate: $(BASE)  ## train the two small networks that judge the samplers
+	$(BIN)/python benchmarks/train_gate.py
+
+few-steps: $(BASE)  ## the page of few evaluations, measured again
+	$(BIN)/python benchmarks/few_steps.py --best-of-96 --tune all --page
 
 fuzz: $(BASE)  ## every public callable with bad arguments
 	$(BIN)/python benchmarks/fuzz.py

@@ -46,7 +46,8 @@ $(DOCS): $(BASE)
 # for the parts compared with, so they come without their dependencies.
 $(PEERS): $(BASE)
 	$(PIP) install --quiet -c constraints.txt -e '.[peers]'
-	$(PIP) install --quiet --no-deps azula==0.11.1 k-diffusion==0.1.1.post1
+	$(PIP) install --quiet --no-deps azula==0.11.1 k-diffusion==0.1.1.post1 \
+		denoising-diffusion-pytorch==2.3.4
 	@touch $@
 
 setup: $(BASE)  ## create .venv and install

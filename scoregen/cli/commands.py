@@ -20,7 +20,9 @@ from ..guidance import ClassifierFree
 from ..likelihood import bits_report, bits_table
 from ..models import ScoreModel, ScoreNetwork
 from ..objectives import DenoisingScoreMatching
+from ..sampling import Sampler
 from ..training import fit
+from ..tuning import load_sampler, recommended
 from . import specs
 from .inputs import (
     BUNDLED,
@@ -115,7 +117,7 @@ def train(
 def sample(
     checkpoint: str = BUNDLED,
     *,
-    sampler: str = "DPMSolverPP@UniformLam(20)",
+    sampler: str = "",
     count: int = 64,
     label: int | None = None,
     guidance: float = 1.0,
@@ -127,7 +129,8 @@ def sample(
 
     Args:
         checkpoint: a folder, or "digits" for the bundled network.
-        sampler: SOLVER@GRID, such as "DDIM(eta=0.5)@Karras(50)" or "Dopri5@Times(1.0, 0.0)".
+        sampler: SOLVER@GRID, such as "DDIM(eta=0.5)@Karras(50)" or "Dopri5@Times(1.0, 0.0)", or the
+            file that `scoregen tune` wrote; the recommended one for 20 evaluations unless given.
         count: how many.
         label: class of all samples, for a class-conditional network.
         guidance: classifier-free guidance scale: 0 unconditional, 1 conditional, more extrapolates.
@@ -136,7 +139,6 @@ def sample(
         device: cpu, cuda, ...
     """
     check_count("--count", count)
-    name, drawn_by = specs.parse_sampler(sampler)
     model: ScoreModel = model_of(checkpoint, device)
     event, units = event_of(checkpoint), units_of(checkpoint)
     condition = {} if label is None else {"label": label}
@@ -144,6 +146,7 @@ def sample(
         if label is None:
             raise ValueError("guidance needs a --label to guide towards")
         model = ClassifierFree(model, guidance)
+    name, drawn_by = _sampler(sampler, model)
     probe(out)
     shape, watched = (count, *event), sys.stderr.isatty()
     x = drawn_by.sample(model, shape, seed=seed, condition=condition, progress=watched).cpu()
@@ -154,6 +157,15 @@ def sample(
     write(out / "samples.npy", content.getvalue())
     plot_samples({(name, float(count)): x[:100]}, out / "samples.png", unit="samples")
     print(f"samples: {out / 'samples.npy'} {tuple(x.shape)}\npicture: {out / 'samples.png'}")
+
+
+def _sampler(text: str, model: ScoreModel) -> tuple[str, Sampler]:
+    """What draws: a sampler written out, one fitted to this network, or the recommended one."""
+    if not text:
+        return "recommended", recommended(model, 20)
+    if text.endswith(".json"):
+        return Path(text).stem, load_sampler(text, model)
+    return specs.parse_sampler(text)
 
 
 def analyse(

@@ -78,7 +78,7 @@ def library() -> str:
 
 
 def identity(thing: Any) -> str:
-    """SHA-256 over everything that decides what a thing computes.
+    """SHA-256, 64 hexadecimal digits, over everything that decides what a thing computes.
 
     Tensors count with their values, modules with their weights, buffers, attributes and hooks,
     functions with their code, defaults, closures and the globals they name, classes of your own
@@ -88,9 +88,6 @@ def identity(thing: Any) -> str:
     Args:
         thing: a model, metric, sampler, condition; anything made of numbers, tensors, containers,
             functions, classes and objects with attributes.
-
-    Returns:
-        64 hexadecimal digits.
 
     Raises:
         IdentityError: for what holds a stream, a generator, a lock or another thing that has a

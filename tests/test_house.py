@@ -247,8 +247,12 @@ def word_violations(source: str) -> list[str]:
 def name_violations(source: str) -> list[str]:
     """Public names with get_, num_ or _fn: functions, methods, arguments and fields."""
 
+    # what the interface of another library calls it
+    theirs = {"num_inference_steps"}
+
     def bad(name: str) -> bool:
-        return name.startswith(("get_", "num_")) or (name.endswith("_fn") and name[0] != "_")
+        foreign = name.startswith(("get_", "num_")) or (name.endswith("_fn") and name[0] != "_")
+        return foreign and name not in theirs
 
     wrong: list[str] = []
     todo: list[ast.AST] = [ast.parse(source)]

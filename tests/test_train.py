@@ -334,7 +334,8 @@ def test_other_settings_are_not_resumed_into(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"model\.net"):
         train(other, out=tmp_path)
     with pytest.raises(CheckpointError, match=r"model: .*beta_min=0\.1.*beta_min=0\.2"):
-        train(ScoreNetwork(Forgetful(), VPSDE(0.2), V()), out=tmp_path)
+        again = ScoreNetwork(Forgetful(), VPSDE(0.2), V(), conditions=Conditions.labels(3))
+        train(again, out=tmp_path)
     forgetful = model()
     forgetful.net.drop.p = 0.1
     with pytest.raises(CheckpointError, match=r"model\.net\.drop: .*p=0\.3.*p=0\.1"):
@@ -469,10 +470,6 @@ def test_labels_go_only_where_there_are_classes() -> None:
     with pytest.raises(ValueError, match="label_dropout needs"):
         train(model(), data=Data(rings(30, 0)), label_dropout=0.1)
     assert len(train(model(), data=Data(rings(30, 0)))) == 12
-    two = nn.ModuleList([MLP((2,), 8, classes=2), MLP((2,), 8, classes=3)])
-    both = ScoreNetwork(two, VPSDE(), V())
-    with pytest.raises(ValueError, match="one number of classes"):
-        train(both)
     few = ScoreNetwork(MLP((2,), 8, classes=2), VPSDE(), V())
     with pytest.raises(ValueError, match="3 classes and the network 2"):
         train(few)
@@ -844,6 +841,10 @@ def test_labels_reach_a_conditional_energy() -> None:
         def forward(self, x: Tensor, clock: Tensor, label: Tensor | None = None) -> Tensor:
             seen.append(label is not None)
             return self.inner(x, clock, label)
+
+        @property
+        def conditions(self) -> Conditions:
+            return Conditions.labels(3)
 
         def check_condition(self, **condition: Any) -> None:
             self.inner.check_condition(**condition)

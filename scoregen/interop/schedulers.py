@@ -200,6 +200,9 @@ class Printed:
 
     Args:
         scheduler: of diffusers, or with its interface.
+
+    >>> Printed(None).scheduler is None
+    True
     """
 
     scheduler: Any

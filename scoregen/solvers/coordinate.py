@@ -21,7 +21,7 @@ from torch import Tensor
 from ..models import Prediction
 from ..processes import SDE, DiscreteSDE, Level
 
-__all__ = ["ANGLE", "TIME", "Coordinate", "angle", "coordinate", "size"]
+__all__ = ["ANGLE", "TIME"]
 
 
 class Coordinate(ABC):

@@ -245,7 +245,8 @@ class Loop:
         average = self.run.ema.module
         if not isinstance(average, ScoreModel):
             raise TypeError(f"the average must be a score model, got {type(average).__name__}")
-        training = {**self.settings.fixed(), "data": self.data.name}
+        processes = 1 if self.accelerator is None else self.accelerator.num_processes
+        training = {**self.settings.fixed(), "data": self.data.name, "processes": processes}
         save(
             average,
             folder / "model",

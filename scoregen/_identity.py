@@ -363,10 +363,9 @@ def _installed_module(name: str) -> bool:
     top = name.partition(".")[0]
     if top in sys.builtin_module_names:
         return True
-    file = getattr(sys.modules.get(name), "__file__", None)
-    if file is None:  # a part of a package without a file of its own, such as torch._C._nn
-        file = getattr(sys.modules.get(top), "__file__", None)
-    return _in_library(file)
+    # a part of a package may have no file of its own, as torch._C._nn
+    files = (getattr(sys.modules.get(part), "__file__", None) for part in (name, top))
+    return _in_library(next((f for f in files if f is not None), None))
 
 
 def _installed(thing: Any) -> bool:

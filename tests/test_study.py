@@ -370,7 +370,7 @@ def test_tables_mark_the_best_and_its_ties() -> None:
     )
     table = result.markdown()
     assert table.count("**") == 4  # the title and the best
-    assert table.count(" *") == 1  # its twin
+    assert table.count(" * |") == 1  # its twin
     tex = result.latex(bold="best")
     assert tex.count(r"\mathbf") == 2
     assert r"two \& more" in tex

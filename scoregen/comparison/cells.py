@@ -124,21 +124,35 @@ def run_task(task: Task) -> tuple[dict[str, Any], Tensor | None]:
         torch.set_num_threads(threads)
 
 
+def stored(task: Task) -> tuple[dict[str, Any], Tensor | None] | None:
+    """What a folder holds of a cell, where that is all that is wanted of it."""
+    job = task.job
+    record = None if job.folder is None else read_cell(Path(job.folder), task.cell)
+    if record is None or job.folder is None:
+        return None
+    samples = read_samples(Path(job.folder), task.cell)
+    if record["status"] == "done":
+        if any(key not in record["measures"] for key in task.keys):
+            return None
+        if job.keep and (samples is None or len(samples) < job.count):
+            return None
+    return record, samples if samples is None or job.keep else samples[: job.show].clone()
+
+
 def _run(task: Task) -> tuple[dict[str, Any], Tensor | None]:
     job = task.job
+    known = stored(task)
+    if known is not None:
+        return known
     folder = None if job.folder is None else Path(job.folder)
     record = None if folder is None else read_cell(folder, task.cell)
     samples = None if folder is None or record is None else read_samples(folder, task.cell)
     lacking = samples is None or len(samples) < job.count
-    new = record is None or (
-        record["status"] == "done"
-        and lacking
-        and (job.keep or any(key not in record["measures"] for key in task.keys))
-    )
+    new = record is None or lacking
     if record is None or new:
-        known = {} if record is None else record["measures"]
+        measures = {} if record is None else record["measures"]
         record, samples = _sampled(task)
-        record["measures"] = known
+        record["measures"] = measures
     fresh = record["status"] == "done" and _measured(task, record, samples)
     kept = None if samples is None else samples if job.keep else samples[: job.show].clone()
     if folder is not None and new and kept is not None:

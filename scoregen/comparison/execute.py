@@ -15,7 +15,7 @@ from typing import Any, Protocol
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from .cells import Task, run_task
+from .cells import Task, run_task, stored
 from .plan import Cell, Cost
 from .study import Comparison
 from .table import Row
@@ -85,11 +85,16 @@ def execute(
     found: dict[str, tuple[dict[str, Any], Tensor | None]] = {}
     lost: dict[str, str] = {}
     began = time.perf_counter()
+    for cell in list(tasks):
+        known = stored(tasks[cell])
+        if known is not None:
+            found[cell] = known
+    todo = [task for cell, task in tasks.items() if cell not in found]
     try:
-        if not isinstance(executor, Now):  # what cannot be sent is refused before the work
-            executor.submit(_arrived, next(iter(tasks.values()))).result()
-        bar = tqdm(total=len(tasks), desc="compare", disable=not progress)
-        for cell, handle in _submitted(executor, list(tasks.values())):
+        if todo and not isinstance(executor, Now):  # what cannot be sent is refused before the work
+            executor.submit(_arrived, todo[0]).result()
+        bar = tqdm(total=len(tasks), initial=len(found), desc="compare", disable=not progress)
+        for cell, handle in _submitted(executor, todo):
             try:
                 found[cell] = handle.result()
             except (RuntimeError, OSError, CancelledError, MemoryError) as error:
@@ -97,6 +102,11 @@ def execute(
             bar.update()
         bar.close()
     finally:
+        for cell in list(lost):  # its worker may have written it before it was lost
+            known = stored(tasks[cell])
+            if known is not None:
+                found[cell] = known
+                del lost[cell]
         manifest["seconds"] = round(time.perf_counter() - began, 2)
         result = _collected(planned, found, lost, manifest)
         if out is not None and (found or lost):

@@ -27,6 +27,7 @@ from .kinetic import BAOAB, OBABO, Kinetic, KineticState
 from .langevin import Langevin, NCSNStep, NCSNv2Step
 from .levels import adaptive_levels
 from .metropolis import MALA, ChainState, Metropolis
+from .nuts import NUTS, TreeState
 from .resampling import effective, systematic
 from .sgld import SGLD, PolynomialDecay, PosteriorEnergy
 from .smc import FeynmanKac, Population, RewardSteering, factors, weight_rate
@@ -51,6 +52,7 @@ __all__ = [
     "MoveReport",
     "NCSNStep",
     "NCSNv2Step",
+    "NUTS",
     "OBABO",
     "PolynomialDecay",
     "Population",
@@ -59,6 +61,7 @@ __all__ = [
     "Scaled",
     "StepSize",
     "PosteriorEnergy",
+    "TreeState",
     "TunedState",
     "adaptive_levels",
     "annealed_importance",

@@ -20,6 +20,7 @@ from .evidence import (
     both_directions,
     reverse_annealed_importance,
 )
+from .exchange import ReplicaExchange, Replicas
 from .hamiltonian import HMC, leapfrog
 from .integration import thermodynamic_integration
 from .kernel import Kernel, MoveReport, StepSize
@@ -56,6 +57,8 @@ __all__ = [
     "OBABO",
     "PolynomialDecay",
     "Population",
+    "ReplicaExchange",
+    "Replicas",
     "RewardSteering",
     "SGLD",
     "Scaled",

@@ -76,6 +76,8 @@ SPECIAL: dict[str, Callable[[], list[Any]]] = {
     "OBABO": lambda: [mcmc.OBABO(0.05)],
     "HMC": lambda: [mcmc.HMC(0.05, leapfrog_steps=3)],
     "MALA": lambda: [mcmc.MALA(0.02)],
+    "ReplicaExchange": lambda: [mcmc.ReplicaExchange(mcmc.MALA(0.02), (0.6,))],
+    "NUTS": lambda: [mcmc.NUTS(0.05, depth=3)],
     "DualAveraging": lambda: [mcmc.DualAveraging(mcmc.MALA(0.02), warmup=3)],
     "SGLD": lambda: [mcmc.SGLD(0.01)],
     "FeynmanKac": lambda: [mcmc.FeynmanKac(kernel=mcmc.MALA(0.02))],
@@ -102,6 +104,7 @@ APART = {
     "SGLD": "a sum over data rows",
     "FeynmanKac": "the batch is one population",
     "RewardSteering": "the batch is one population",
+    "ReplicaExchange": "its noisier levels belong to one process",
 }
 MISSING: list[str] = []
 

@@ -397,3 +397,27 @@ def test_denoising_trains_an_energy_network() -> None:
         optimiser.step()
     # the data's own mean has a standard error of 0.05; the fit follows it within 0.1
     assert abs(float(net.mean.detach()) - float(data.mean())) < 0.1
+
+
+def test_a_score_with_curl_says_so_and_offers_the_pair_that_agrees() -> None:
+    matrix = torch.tensor([[-1.0, 0.4], [-0.4, -2.0]], dtype=F64)
+    x = normal(40, 2)
+    with pytest.warns(UserWarning, match=r"% of this score's Jacobian is antisymmetric"):
+        frozen = energy_from_score(Field(matrix), 0.0, points=x)
+    skew, size = 0.4 * math.sqrt(2), float(matrix.norm())
+    # eight pairs of probes: the share is known to about a half
+    assert frozen.curl is not None
+    assert 0.3 * skew / size < frozen.curl < 2 * skew / size
+    pair = frozen.consistent()
+    # the line integral from the origin keeps the symmetric part only
+    symmetric = (matrix + matrix.mT) / 2
+    torch.testing.assert_close(pair.score(x, 0.0).detach(), x @ symmetric)
+    torch.testing.assert_close(energy_of(pair, x), -(x @ symmetric * x).sum(1) / 2)
+    assert not torch.allclose(frozen.score(x, 0.0), x @ symmetric)
+    gradient = energy_from_score(ScoreOnly(slanted(EDMSDE())), 0.5, points=x, nodes=32)
+    assert gradient.curl is not None
+    assert gradient.curl < 1e-9
+    exact = slanted(EDMSDE()).score(x, 0.5)
+    torch.testing.assert_close(
+        gradient.consistent().score(x, 0.0).detach(), exact, atol=1e-4, rtol=0
+    )

@@ -6,6 +6,7 @@ Start with `Potential`, `EnergyNetwork` and `energy_from_score`.
 from .composition import GeometricPath, Mixture, Negated, Product, Tempered
 from .conservative import (
     Curl,
+    PathEnergy,
     ScoreEnergy,
     check_energy_sign,
     curl,
@@ -32,6 +33,7 @@ __all__ = [
     "LineIntegral",
     "Mixture",
     "Negated",
+    "PathEnergy",
     "Potential",
     "Product",
     "ScoreEnergy",

@@ -6,12 +6,13 @@ A field is a gradient if its Jacobian is symmetric; then E(y) - E(x) = -int scor
 from __future__ import annotations
 
 import math
+import warnings
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from .._checks import check_count
+from .._checks import check_count, check_state
 from ..densities import Analytic
 from ..models import Given, Prediction, ScoreModel
 from ..processes import Level, StaticSDE
@@ -21,12 +22,15 @@ from .line import LineIntegral, part_integral
 
 __all__ = [
     "Curl",
+    "PathEnergy",
     "ScoreEnergy",
     "check_energy_sign",
     "curl",
     "energy_change",
     "energy_from_score",
 ]
+
+_CURL = 0.01  # share of antisymmetry beyond which a score is no gradient for practical use
 
 
 def energy_change(
@@ -157,12 +161,20 @@ class ScoreEnergy(EnergyModel):
 
     The score is the model's own; the energy is exact where the model has one, and a line integral
     from the anchor otherwise. Differences are integrated from point to point, not by the anchor.
+    Where the score has curl, no energy has it as its gradient: `points` measure by how much, and
+    a warning says so with the number. `consistent` is the pair that agrees: the energy of the line
+    integral, with the force that is its gradient.
 
     Args:
         model: any score model.
         t: the time at which it is frozen.
         anchor: a point of zero energy, shape event; the origin unless given.
         nodes: Gauss-Legendre nodes of the line integral.
+        points: where the curl of a score without an energy is measured, shape (n, *event), such
+            as samples at this level.
+
+    Attributes:
+        curl: median of `curl(...).relative` at the points, 0 for a gradient; None without points.
 
     >>> from scoregen import EDMSDE, Gaussian
     >>> frozen = ScoreEnergy(Gaussian(EDMSDE(), torch.zeros(1), 3.0), 1.0)
@@ -171,7 +183,13 @@ class ScoreEnergy(EnergyModel):
     """
 
     def __init__(
-        self, model: ScoreModel, t: float, *, anchor: Tensor | None = None, nodes: int = 16
+        self,
+        model: ScoreModel,
+        t: float,
+        *,
+        anchor: Tensor | None = None,
+        nodes: int = 16,
+        points: Tensor | None = None,
     ):
         super().__init__()
         self.model, self.sde, self.nodes = model, StaticSDE(), check_count("nodes", nodes)
@@ -183,6 +201,24 @@ class ScoreEnergy(EnergyModel):
             )
         self.register_buffer("anchor", anchor)
         self.anchor: Tensor | None
+        self.curl: float | None = None
+        if points is not None:
+            check_state(points, "points")
+            generator = torch.Generator().manual_seed(0)
+            found = curl(model, points, self.at, generator=generator)
+            self.curl = float(found.relative.median())
+            if self.curl > _CURL:
+                warnings.warn(
+                    f"{self.curl:.1%} of this score's Jacobian is antisymmetric (the median over "
+                    f"{len(points)} points), so no energy has it as its gradient, and the energy "
+                    "of a line integral depends on its path; MALA and HMC on it are biased. Use "
+                    ".consistent() for the energy of the line integral with its own gradient",
+                    stacklevel=2,
+                )
+
+    def consistent(self) -> PathEnergy:
+        """The energy of the line integral from the anchor, with its own gradient as the force."""
+        return PathEnergy(self)
 
     def _start(self, x: Tensor) -> Tensor:
         return torch.zeros_like(x) if self.anchor is None else self.anchor.to(x).expand_as(x)
@@ -205,19 +241,50 @@ class ScoreEnergy(EnergyModel):
         self.model.check_condition(**condition)
 
 
+class PathEnergy(EnergyModel):
+    """E(x) = -int_0^1 score(a + u (x - a)) . (x - a) du with score -grad E: one pair that agrees.
+
+    A density for any score, curl or not, on which MALA and HMC are exact; where the score is a
+    gradient it is that of the model. Costs `nodes` evaluations and their derivatives per call.
+
+    Args:
+        frozen: the score at its level, with its anchor a and its nodes.
+
+    >>> from scoregen import EDMSDE, Gaussian
+    >>> frozen = ScoreEnergy(Gaussian(EDMSDE(), torch.zeros(1), 3.0), 1.0)
+    >>> round(PathEnergy(frozen).score(torch.full((1, 1), 2.0), 0.0).item(), 5)
+    -0.5
+    """
+
+    def __init__(self, frozen: ScoreEnergy):
+        super().__init__()
+        self.frozen, self.sde = frozen, StaticSDE()
+
+    def energy(self, x: Tensor, t: Level, **condition: Any) -> Tensor:
+        return self.frozen.energy(x, t, **condition)
+
+    def check_condition(self, **condition: Any) -> None:
+        self.frozen.check_condition(**condition)
+
+
 def energy_from_score(
-    model: ScoreModel, t: float, *, anchor: Tensor | None = None, nodes: int = 16
+    model: ScoreModel,
+    t: float,
+    *,
+    anchor: Tensor | None = None,
+    nodes: int = 16,
+    points: Tensor | None = None,
 ) -> ScoreEnergy:
     """The marginal p_t of a score model as a time-free energy model; see `ScoreEnergy`.
 
-    It is an energy only as far as the score is a gradient: `curl` measures that.
+    It is an energy only as far as the score is a gradient: give `points`, and it is measured.
 
     >>> from scoregen import EDMSDE, Gaussian
     >>> frozen = energy_from_score(Gaussian(EDMSDE(), torch.zeros(2), 1.0), 1.0)
     >>> frozen.score(torch.ones(1, 2), 0.0)
     tensor([[-0.5000, -0.5000]])
     """
-    return ScoreEnergy(model, t, anchor=anchor, nodes=nodes)
+    return ScoreEnergy(model, t, anchor=anchor, nodes=nodes, points=points)
 
 
 def check_energy_sign(

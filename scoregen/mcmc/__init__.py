@@ -20,6 +20,7 @@ from .evidence import (
     both_directions,
     reverse_annealed_importance,
 )
+from .exchange import ReplicaExchange, Replicas
 from .hamiltonian import HMC, leapfrog
 from .integration import thermodynamic_integration
 from .kernel import Kernel, MoveReport, StepSize
@@ -27,6 +28,7 @@ from .kinetic import BAOAB, OBABO, Kinetic, KineticState
 from .langevin import Langevin, NCSNStep, NCSNv2Step
 from .levels import adaptive_levels
 from .metropolis import MALA, ChainState, Metropolis
+from .nuts import NUTS, TreeState
 from .resampling import effective, systematic
 from .sgld import SGLD, PolynomialDecay, PosteriorEnergy
 from .smc import FeynmanKac, Population, RewardSteering, factors, weight_rate
@@ -51,14 +53,18 @@ __all__ = [
     "MoveReport",
     "NCSNStep",
     "NCSNv2Step",
+    "NUTS",
     "OBABO",
     "PolynomialDecay",
     "Population",
+    "ReplicaExchange",
+    "Replicas",
     "RewardSteering",
     "SGLD",
     "Scaled",
     "StepSize",
     "PosteriorEnergy",
+    "TreeState",
     "TunedState",
     "adaptive_levels",
     "annealed_importance",

@@ -59,13 +59,14 @@ def _where(rows: Tensor, new: _End, old: _End) -> _End:
 
 @dataclass(frozen=True)
 class NUTS(Kernel):
-    """Multinomial No-U-Turn sampler (Hoffman and Gelman 2014, 1111.4246; Betancourt 2017).
+    """Multinomial No-U-Turn sampler (Hoffman and Gelman 2014, 1111.4246).
 
     A trajectory z_0 = (x, p) is doubled in random directions. A doubling is thrown away where it,
     or a subtree of it, has ends with p . (x_right - x_left) <= 0 or diverges, and the trajectory
     stops there; else the draw moves into the new half with probability min(1, W_new / W_old),
     W = sum exp(-H), and stops growing where the whole turns. Within a subtree the draw is
-    multinomial, p_k proportional to exp(-H(z_k)) (1701.02434, appendix A). Each sample grows its
+    multinomial, p_k proportional to exp(-H(z_k)) (Betancourt 2017, 1701.02434,
+    appendix A). Each sample grows its
     own tree; the batch runs until the longest is done, so uneven chains cost what the longest
     costs. p_t stays exactly invariant at every step size. With a score only, energies along the
     trajectory are line integrals from step to step.
@@ -82,7 +83,7 @@ class NUTS(Kernel):
     """
 
     step_size: StepSize
-    depth: int = 10
+    depth: int = 8
     nodes: int = 8
     nfe = None
     invariant = True
@@ -101,28 +102,35 @@ class NUTS(Kernel):
     def transition(
         self, model: ScoreModel, x: Tensor, t: Level, state: Any, noise: Noise
     ) -> tuple[Tensor, Any]:
+        return self.move(model, x, t, step_at(self.step_size, t), state, noise)
+
+    def move(
+        self, model: ScoreModel, x: Tensor, t: Level, h: Any, state: Any, noise: Noise
+    ) -> tuple[Tensor, TreeState]:
+        """One trajectory with a given step, a float or one per sample of shape (batch,)."""
         here = resumed(model, x, t, None if state is None else state.here)
         p = noise(x, t, t)
-        # one draw for each decision: a direction and an acceptance per doubling, and one per
-        # step of the subtrees, so that a row's numbers do not depend on its batch mates
-        h = step_at(self.step_size, t)
+        # all decisions at once, so that a row's numbers do not depend on its batch mates: a
+        # direction and an acceptance for each doubling, and one for each step of its subtree
+        count = 2 * self.depth + 2**self.depth - 1
+        uniforms = torch.special.ndtr(noise(x.new_zeros(len(x), count), t, t))
         zero = x.new_zeros(len(x))
         left = right = draw = _End(here, p, zero)
         weight, growing = zero, torch.ones(len(x), dtype=torch.bool, device=x.device)
         divergent, steps = ~growing, torch.zeros(len(x), dtype=torch.long, device=x.device)
         accepted, error = zero, zero
         for level in range(self.depth):
-            decisions = torch.special.ndtr(noise(x.new_zeros(len(x), 2 + 2**level), t, t))
-            forward = decisions[:, 0] < 0.5
+            forward, accept = uniforms[:, level] < 0.5, uniforms[:, self.depth + level]
+            inner = uniforms[:, 2 * self.depth + 2**level - 1 :]
             tree = self._subtree(
-                model, _where(forward, right, left), t, h, level, forward, growing, decisions[:, 2:]
+                model, _where(forward, right, left), t, h, level, forward, growing, inner
             )
             steps, accepted = steps + tree.steps, accepted + tree.accepted
             error, divergent = error + tree.error, divergent | tree.divergent
             sound = growing & ~tree.divergent & ~tree.turned
             right = _where(sound & forward, tree.last, right)
             left = _where(sound & ~forward, tree.last, left)
-            moves = sound & (decisions[:, 1].log() < tree.weight - weight)
+            moves = sound & (accept.log() <= tree.weight - weight)
             draw = _where(moves, tree.draw, draw)
             weight = torch.where(sound, torch.logaddexp(weight, tree.weight), weight)
             growing = sound & ~_turned(left, right)
@@ -136,7 +144,7 @@ class NUTS(Kernel):
         model: ScoreModel,
         start: _End,
         t: Level,
-        h: float,
+        h: Any,
         level: int,
         forward: Tensor,
         alive: Tensor,
@@ -144,12 +152,12 @@ class NUTS(Kernel):
     ) -> _Subtree:
         """2^level more leapfrog steps from an end, judged on the way (iterative tree building)."""
         sign = torch.where(forward, 1.0, -1.0).to(start.p)
-        end, first = start, start
+        end = start
         draw, zero = start, start.rise.new_zeros(len(start.rise))
         weight = torch.full_like(zero, -torch.inf)
         turned, divergent = ~alive & alive, ~alive & alive
         accepted, error, steps = zero, zero, torch.zeros_like(zero, dtype=torch.long)
-        kept: list[_End] = []  # kept[j]: the first point of the open subtree of 2^(j + 1) points
+        kept = [start] * level  # kept[j]: first point of the open subtree of 2^(j + 1) points
         for k in range(2**level):
             going = alive & ~turned & ~divergent
             if not bool(going.any()):
@@ -163,15 +171,14 @@ class NUTS(Kernel):
             accepted = accepted + torch.where(going, sure, 0.0)
             going = going & ~lost
             total_weight = torch.logaddexp(weight, -end.rise)
-            takes = going & (uniforms[:, k].log() < -end.rise - total_weight)
+            takes = going & (uniforms[:, k].log() <= -end.rise - total_weight)
             draw = _where(takes, end, draw)
             weight = torch.where(going, total_weight, weight)
-            first = end if k == 0 else first
             # point k opens a subtree of 2^j for every 2^j that divides k, and closes one for every
             # 2^j that divides k + 1
             for j in range(1, level + 1):
                 if k % 2**j == 0:
-                    kept[j - 1 :] = kept[j - 1 : j - 1] + [end] + kept[j:]
+                    kept[j - 1] = end
                 if (k + 1) % 2**j == 0:
                     turned = turned | (going & _turned_along(kept[j - 1], end, sign))
         return _Subtree(end, draw, weight, turned, divergent, steps, accepted, error)

@@ -15,6 +15,7 @@ from ..noise import Noise
 from ..processes import Level
 from .kernel import Kernel, MoveReport, StepSize, check_positive, step_at
 from .metropolis import ChainState, Metropolis
+from .nuts import NUTS, TreeState
 
 __all__ = ["DualAveraging", "Scaled", "TunedState"]
 
@@ -73,9 +74,10 @@ class DualAveraging(Kernel):
     solver that does, for estimates of log Z.
 
     Args:
-        solver: MALA or HMC, with a first guess of the step.
+        solver: MALA, HMC or NUTS, with a first guess of the step.
         warmup: moves that tune.
-        target: acceptance; the solver's own unless given (0.574 for MALA, 0.8 for HMC).
+        target: acceptance; the solver's own unless given (0.574 for MALA, 0.8 for
+            HMC and NUTS).
         gamma: shrinkage towards ten times the first guess.
         delay: moves that count less at the start.
         kappa: forgetting of the average, in (1/2, 1].
@@ -85,7 +87,7 @@ class DualAveraging(Kernel):
     200
     """
 
-    solver: Metropolis
+    solver: Metropolis | NUTS
     warmup: int
     target: float | None = None
     gamma: float = 0.05
@@ -94,7 +96,7 @@ class DualAveraging(Kernel):
     nfe = None
 
     def __post_init__(self) -> None:
-        if not isinstance(self.solver, Metropolis):
+        if not isinstance(self.solver, Metropolis | NUTS):
             raise TypeError(
                 f"only a solver that accepts or rejects can be tuned, got {self.solver!r}; use "
                 "MALA(step) or HMC(step)"
@@ -109,7 +111,7 @@ class DualAveraging(Kernel):
     def report(self, state: Any) -> MoveReport | None:
         return None if state is None else self.solver.report(state.inner)
 
-    def frozen(self, state: TunedState) -> Metropolis:
+    def frozen(self, state: TunedState) -> Metropolis | NUTS:
         """The solver with one step for all chains: its own times the mean factor found so far.
 
         Args:
@@ -122,7 +124,10 @@ class DualAveraging(Kernel):
         factor = math.exp(float(state.log_average.mean()))
         own = self.solver.step_size
         step: StepSize = Scaled(own, factor) if callable(own) else own * factor
-        return replace(self.solver, step_size=step)  # type: ignore[type-var]
+        solver = self.solver
+        if isinstance(solver, NUTS):
+            return replace(solver, step_size=step)
+        return replace(solver, step_size=step)  # type: ignore[type-var]
 
     def transition(
         self, model: ScoreModel, x: Tensor, t: Level, state: Any, noise: Noise
@@ -138,7 +143,7 @@ class DualAveraging(Kernel):
             return x, state._replace(inner=inner, move=state.move + 1)
         return x, self._tuned(state, inner)
 
-    def _tuned(self, state: TunedState, inner: ChainState) -> TunedState:
+    def _tuned(self, state: TunedState, inner: ChainState | TreeState) -> TunedState:
         k = state.move + 1
         target = self.solver.target if self.target is None else self.target
         share = 1 / (k + self.delay)

@@ -64,7 +64,7 @@ rows (0, 2); take more or smaller steps, or start closer to the data
 
 
 def shown(value: object) -> str:
-    """What was got, in a few words: a tensor by its shape and dtype, any other value by its repr."""
+    """What was got, in a few words: tensors by shape and dtype, other values by their repr."""
     if isinstance(value, Tensor) and (value.dim() > 0 or value.is_complex()):
         return f"a tensor of shape {tuple(value.shape)} and {value.dtype}"
     if isinstance(value, type):
@@ -241,6 +241,15 @@ def check_same_shape(name: str, got: Tensor, x: Tensor) -> None:
             f"{name} must have the shape of x, {tuple(x.shape)}, got {tuple(got.shape)}; "
             "nothing is broadcast"
         )
+
+
+def check_broadcast(name: str, *shapes: Sequence[int]) -> None:
+    """Refuse shapes that do not broadcast against one another."""
+    try:
+        torch.broadcast_shapes(*shapes)
+    except RuntimeError:
+        got = ", ".join(str(tuple(shape)) for shape in shapes)
+        raise ValueError(f"{name} must broadcast, got {got}") from None
 
 
 def check_finite(name: str, x: Tensor) -> None:

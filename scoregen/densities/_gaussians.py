@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from .._checks import check_tensor
+from .._checks import check_broadcast, check_tensor
 
 
 def _moments(mean: Tensor, covariance: Tensor, which: str) -> tuple[Tensor, Tensor]:
@@ -47,6 +47,8 @@ def gaussian_pair(m1: Tensor, c1: Tensor, m2: Tensor, c2: Tensor) -> tuple[Tenso
         raise ValueError(
             f"both Gaussians must have one dimension, got {m1.shape[-1]} and {m2.shape[-1]}"
         )
+    axes = [c.shape[: m.ndim - 1] for m, c in ((m1, c1), (m2, c2))]
+    check_broadcast("the batch axes of means and covariances", m1.shape[:-1], m2.shape[:-1], *axes)
     diagonal = c1.ndim == m1.ndim and c2.ndim == m2.ndim
     if not diagonal:
         c1 = torch.diag_embed(c1) if c1.ndim == m1.ndim else c1

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from .._checks import (
+    check_broadcast,
     check_number,
     check_real,
     check_tensor,
@@ -284,6 +285,7 @@ def energy_distance_1d(m1: Tensor, v1: Tensor, m2: Tensor, v2: Tensor) -> Tensor
     """
     named = (("m1", m1), ("v1", v1), ("m2", m2), ("v2", v2))
     m1, v1, m2, v2 = (check_tensor(name, value).to(torch.float64) for name, value in named)
+    check_broadcast("means and variances", *(value.shape for value in (m1, v1, m2, v2)))
     for value in (m1, v1, m2, v2):
         if not bool(torch.isfinite(value).all()):
             raise ValueError("moments must be finite, got NaN or infinity")

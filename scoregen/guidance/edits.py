@@ -50,7 +50,8 @@ class Clamped(_Edited):
         self.high = check_number("high", high, low, open_low=True, open_high=True)
 
     def edit(self, x0: Tensor) -> Tensor:
-        return x0.clamp(self.low, self.high)
+        largest = torch.finfo(x0.dtype).max  # a wider range clamps nothing
+        return x0.clamp(max(self.low, -largest), min(self.high, largest))
 
 
 class DynamicThreshold(_Edited):
@@ -80,6 +81,7 @@ class DynamicThreshold(_Edited):
             return x0
         size = x0.reshape(len(x0), math.prod(x0.shape[1:])).abs()
         wide = size.to(torch.promote_types(x0.dtype, torch.float32))
-        limit = torch.quantile(wide, self.quantile, dim=1).clamp(min=self.ceiling)
+        ceiling = min(self.ceiling, torch.finfo(x0.dtype).max)
+        limit = torch.quantile(wide, self.quantile, dim=1).clamp(min=ceiling)
         limit = limit.to(x0.dtype).reshape(-1, *(1,) * (x0.dim() - 1))
-        return torch.maximum(torch.minimum(x0, limit), -limit) * (self.ceiling / limit)
+        return torch.maximum(torch.minimum(x0, limit), -limit) * (ceiling / limit)

@@ -177,7 +177,7 @@ class MinSNR:
     gamma: float = 5.0
 
     def __post_init__(self) -> None:
-        check_number("gamma", self.gamma, 0.0, open_low=True)
+        check_number("gamma", self.gamma, 0.0, open_low=True, open_high=True)
 
     def __call__(self, model: ScoreModel, t: Level, law: TimeLaw) -> Tensor:
         alpha2, sigma2 = t.alpha**2, t.sigma**2

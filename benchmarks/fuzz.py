@@ -228,7 +228,7 @@ def use(thing: Any, made: Any) -> Any:
         made = made.given(label=torch.arange(3))
     if isinstance(made, sg.ScoreModel):
         return made(normal(3, 2), 0.5).score
-    if isinstance(made, sg.Parameterization):
+    if isinstance(made, sg.models.Parameterization):
         return made.coefficients(VP, VP.level(0.5))
     if isinstance(made, sg.MLP):
         return made(torch.zeros(3, *made.event), torch.zeros(3))

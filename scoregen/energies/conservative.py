@@ -162,7 +162,7 @@ class ScoreEnergy(EnergyModel):
     The score is the model's own; the energy is exact where the model has one, and a line integral
     from the anchor otherwise. Differences are integrated from point to point, not by the anchor.
     Where the score has curl, no energy has it as its gradient: `points` measure by how much, and
-    a warning says so with the number. `consistent` is the pair that agrees: the energy of the line
+    a warning states the number. `consistent` is the pair that agrees: the energy of the line
     integral, with the force that is its gradient.
 
     Args:

@@ -109,7 +109,7 @@ def line_integral(
         nodes: an even number of nodes in each part.
         pieces: parts of the segment at first.
         tolerance: error in nats that is good enough; inf halves nothing.
-        halvings: most halvings of a row's segment. Where they do not suffice, the error says so.
+        halvings: most halvings of a row's segment; if they do not suffice, the error is larger.
 
     >>> from scoregen import EDMSDE, Gaussian
     >>> model = Gaussian(EDMSDE(), torch.zeros(1), 1.0)

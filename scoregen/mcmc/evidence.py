@@ -30,7 +30,7 @@ __all__ = [
     "reverse_annealed_importance",
 ]
 
-_FEW = 30.0  # effective estimates below which the spread of the weights says nothing of their tail
+_FEW = 30.0  # effective estimates below which the spread of the weights is no guide to their tail
 
 
 class Evidence(NamedTuple):

@@ -89,7 +89,7 @@ class Metropolis(Kernel):
     """Propose, then accept with probability min(1, exp(log ratio)), each sample by itself.
 
     Leaves p_t^(1 / temperature) exactly invariant at every step size. A proposal that is not
-    finite is rejected, and the state says so. Models with a score only are accepted by the line
+    finite is rejected, and the state flags it. Models with a score only are accepted by the line
     integral of the score between the two points.
 
     >>> issubclass(MALA, Metropolis)

@@ -333,8 +333,8 @@ def test_other_settings_are_not_resumed_into(tmp_path: Path) -> None:
     other = ScoreNetwork(MLP((2,), 8, classes=3), VPSDE(), V())
     with pytest.raises(CheckpointError, match=r"model\.net"):
         train(other, out=tmp_path)
+    again = ScoreNetwork(Forgetful(), VPSDE(0.2), V(), conditions=Conditions.labels(3))
     with pytest.raises(CheckpointError, match=r"model: .*beta_min=0\.1.*beta_min=0\.2"):
-        again = ScoreNetwork(Forgetful(), VPSDE(0.2), V(), conditions=Conditions.labels(3))
         train(again, out=tmp_path)
     forgetful = model()
     forgetful.net.drop.p = 0.1

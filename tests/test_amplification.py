@@ -64,16 +64,17 @@ def test_figures_of_an_independent_program(
     assert numbers == pytest.approx(expected, abs=6e-4)
 
 
-def test_the_explosion_on_an_eps_network_is_predicted() -> None:
+def test_bounded_weights_keep_the_gain_of_the_angular_method_small() -> None:
+    """Unbounded, these were 7.8, 11.5, 271 and 0.91: an eps-network's error came out as large."""
     angular = EulerStart(AngularAB(4, smooth_end=True))
-    for grid, expected in (
-        (SinhLam(10), 7.8),
-        (SinhLam(20), 11.5),
-        (UniformLam(10), 271.0),
-        (UniformLam(20), 0.91),
+    for grid, most in (
+        (SinhLam(10), 3.6),
+        (SinhLam(20), 1.0),
+        (UniformLam(10), 1.0),
+        (UniformLam(20), 1.0),
     ):
         found = amplification(Sampler(angular, grid), VPSDE())
-        assert found.largest == pytest.approx(expected, rel=7e-3)
+        assert found.largest < most
         assert amplification(Sampler(angular, grid), VPSDE(), form="v").largest < 6
     for solver, expected in ((UniPC(2), 0.58), (EulerStart(ExponentialAB(3, "eps")), 0.60)):
         found = amplification(Sampler(solver, UniformLam(10)), VPSDE())

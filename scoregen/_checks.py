@@ -77,7 +77,7 @@ def shown(value: object) -> str:
 
 
 def check_count(name: str, value: object, least: int = 1) -> int:
-    """Return `value` as an int, or an error that names why it is no count.
+    """Return `value` as an int, or refuse it by name.
 
     Whole numbers are Python's, NumPy's, and whole tensors of no dimension; no bools.
     """
@@ -101,7 +101,7 @@ def check_number(
     open_low: bool = False,
     open_high: bool = False,
 ) -> float:
-    """Return `value` as a float inside the interval, or an error that names the interval it must lie in.
+    """Return `value` as a float inside the interval, or name the interval it must lie in.
 
     Real numbers are Python's, NumPy's, and real tensors of no dimension; no bools, and no arrays
     of one element, whose axis must be a mistake.

@@ -19,7 +19,8 @@ from scoregen import _checks
 def _fuzz() -> ModuleType:
     path = Path(__file__).parents[1] / "benchmarks" / "fuzz.py"
     spec = importlib.util.spec_from_file_location("fuzz", path)
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -36,7 +37,7 @@ def test_bad_arguments_are_refused_in_words(package: str, every: int) -> None:
     assert len(outcomes) > 100
     assert [o for o in outcomes if o.kind in ("silent", "hang")] == []
     assert tally["obscure"] <= 0.02 * len(outcomes)
-    assert tally["finite"] and tally["refused"]
+    assert min(tally["finite"], tally["refused"]) > 0
 
 
 def test_the_fuzz_separates_nan_from_an_error_of_python() -> None:
@@ -54,7 +55,7 @@ def test_the_fuzz_separates_nan_from_an_error_of_python() -> None:
 @pytest.mark.parametrize("value", [3, np.int64(3), np.array(3), torch.tensor(3)], ids=repr)
 def test_whole_numbers_of_every_library_are_counts(value: object) -> None:
     count = _checks.check_count("n", value)
-    assert count == 3 and type(count) is int
+    assert (count, type(count)) == (3, int)
 
 
 @pytest.mark.parametrize(
@@ -75,7 +76,7 @@ def test_what_is_no_count_is_refused_by_name(value: object) -> None:
 )
 def test_real_numbers_of_every_library_are_numbers(value: object) -> None:
     number = _checks.check_number("h", value, 0.0, 1.0)
-    assert number == 0.5 and type(number) is float
+    assert (number, type(number)) == (0.5, float)
 
 
 @pytest.mark.parametrize(
@@ -117,8 +118,8 @@ def test_an_object_of_the_wrong_kind_is_refused_with_an_example() -> None:
         sg.Sampler(sg.DDIM, sg.UniformTime(3))
     with pytest.raises(TypeError, match="model must be a score model, got the network Identity"):
         sg.Sampler(sg.DDIM(), sg.UniformTime(3)).sample(torch.nn.Identity(), (3, 2))
+    model = sg.Gaussian(sg.VPSDE(), torch.zeros(2), 1.0)
     with pytest.raises(TypeError, match=r"shape\[1\] must be an integer, got 2\.5"):
-        model = sg.Gaussian(sg.VPSDE(), torch.zeros(2), 1.0)
         sg.Sampler(sg.DDIM(), sg.UniformTime(3)).sample(model, (3, 2.5))
 
 

@@ -1,8 +1,8 @@
 """Grids of n moves by a rule: equally spaced in time, its root, log-SNR, or Karras' power.
 
 They are `(steps, start=None, stop=0.0)`: from `start` (t_max unless given) to the smallest time a
-network is evaluated at, t_min, and, when `stop` is 0, one last move to 0 that counts as a step. `steps`
-is the number of moves in all.
+network is evaluated at, t_min, and, when `stop` is 0, one last move to 0 that counts as a step.
+`steps` is the number of moves in all.
 """
 
 from __future__ import annotations

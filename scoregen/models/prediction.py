@@ -107,7 +107,7 @@ class Prediction:
         else:
             return
         hint = (
-            "at zero signal an eps- or score-network does not determine x0: use x0-, v- or velocity-"
+            "at zero signal an eps- or score-network does not give x0: use x0-, v- or velocity-"
             "prediction, or start below t_max"
             if alpha == 0
             else "there is no noise left to find: stop the grid above 0, let its last move "

@@ -105,7 +105,8 @@ GOOD: dict[str, Callable[[], Any]] = {
 }  # fmt: skip
 
 CHAIN = sg.DiscreteVPSDE.linear(20)
-LABELLED = sg.ScoreNetwork(sg.MLP(event=(2,), hidden=8, classes=3), VP, sg.V())
+with torch.random.fork_rng():
+    LABELLED = sg.ScoreNetwork(sg.MLP(event=(2,), hidden=8, classes=3), VP, sg.V())
 MOVES = sg.Sampler(sg.MALA(0.05), sg.Constant(0.0, 2))
 
 # What one callable needs where the table above has something else, by its full name.

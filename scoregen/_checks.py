@@ -76,7 +76,7 @@ def shown(value: object) -> str:
 
 
 def check_count(name: str, value: object, least: int = 1) -> int:
-    """Return `value` as an int, or say why it is not a count.
+    """Return `value` as an int, or refuse it by name.
 
     Whole numbers are Python's, NumPy's, and whole tensors of no dimension; no bools.
     """
@@ -100,7 +100,7 @@ def check_number(
     open_low: bool = False,
     open_high: bool = False,
 ) -> float:
-    """Return `value` as a float inside the interval, or say which interval it must lie in.
+    """Return `value` as a float inside the interval, or name the interval it must lie in.
 
     Real numbers are Python's, NumPy's, and real tensors of no dimension; no bools, and no arrays
     of one element, whose axis must be a mistake.
@@ -117,12 +117,14 @@ def check_number(
     below = number <= low if open_low else number < low
     above = number >= high if open_high else number > high
     if below or above or math.isnan(number):
+        if low == -math.inf and high == math.inf:
+            raise ValueError(f"{name} must be finite, got {number:g}")
         span = f"{'(' if open_low else '['}{low:g}, {high:g}{')' if open_high else ']'}"
         raise ValueError(f"{name} must lie in {span}, got {number:g}")
     return number
 
 
-def _entries(name: str, values: object, what: str) -> list[Any]:
+def check_entries(name: str, values: object, what: str) -> list[Any]:
     """The entries of a sequence, array or tensor with one axis."""
     flat = isinstance(values, Iterable) and not isinstance(values, str | bytes | dict)
     if not flat or getattr(values, "ndim", 1) != 1:
@@ -144,7 +146,7 @@ def check_numbers(
     """Return a sequence, array or tensor of one axis as floats, each checked by `check_number`."""
     return tuple(
         check_number(f"{name}[{i}]", value, low, high, open_low=open_low, open_high=open_high)
-        for i, value in enumerate(_entries(name, values, "real numbers"))
+        for i, value in enumerate(check_entries(name, values, "real numbers"))
     )
 
 
@@ -152,7 +154,7 @@ def check_counts(name: str, values: object, least: int = 1) -> tuple[int, ...]:
     """Return a sequence, array or tensor of one axis as ints, each checked by `check_count`."""
     return tuple(
         check_count(f"{name}[{i}]", value, least)
-        for i, value in enumerate(_entries(name, values, "integers"))
+        for i, value in enumerate(check_entries(name, values, "integers"))
     )
 
 
@@ -164,7 +166,10 @@ def check_kind(
         kinds = kind if isinstance(kind, tuple) else (kind,)
         what = " or ".join("None" if k is type(None) else k.__name__ for k in kinds)
         hint = ": make an instance of it" if isinstance(value, type) else ""
-        raise TypeError(f"{name} must be a {what}, such as {example}; got {shown(value)}{hint}")
+        article = "an" if what[0] in "AEIO" else "a"
+        raise TypeError(
+            f"{name} must be {article} {what}, such as {example}; got {shown(value)}{hint}"
+        )
 
 
 def check_callable(name: str, value: object, signature: str) -> None:
@@ -181,7 +186,7 @@ def check_flag(name: str, value: object) -> None:
 
 def check_flags(name: str, values: object) -> tuple[bool, ...]:
     """Return a sequence, array or tensor of one axis as bools, each checked by `check_flag`."""
-    flags = tuple(_entries(name, values, "True and False"))
+    flags = tuple(check_entries(name, values, "True and False"))
     for i, flag in enumerate(flags):
         check_flag(f"{name}[{i}]", flag)
     return flags
@@ -293,7 +298,7 @@ def check_grid(times: object, t_max: float, t_min: float, direction: str) -> Ten
             (differ).
     """
     if not isinstance(times, Tensor):
-        raise TypeError(f"a grid must return a torch.Tensor of times, got {shown(times)}")
+        raise TypeError(f"a grid must return a torch.Tensor of times, got {type(times).__name__}")
     if times.dim() != 1 or len(times) < 2:
         raise ValueError(
             f"a grid needs at least two times in one axis, got shape {tuple(times.shape)}"

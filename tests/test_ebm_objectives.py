@@ -314,7 +314,7 @@ def test_refusals() -> None:
     wrong = ContrastiveDivergence(Sampler(MALA(0.5), Constant(0.2, 5)), t=0.4)
     with pytest.raises(ValueError, match="own time"):
         wrong(score_only, data, generator=generator())
-    with pytest.raises(TypeError, match="density"):
+    with pytest.raises(TypeError, match="noise must be an Analytic, such as Gaussian"):
         NoiseContrastive(torch.distributions.Normal(0.0, 1.0))  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="cannot be differentiated"):
         ImplicitScoreMatching()(Detached(), data, generator=generator())

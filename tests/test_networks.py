@@ -442,13 +442,13 @@ def test_unet_refuses_a_clock_of_another_length() -> None:
     [
         ({"mults": ()}, "one entry per level"),
         ({"mults": (1, 2, 2)}, "one entry per level, got 3 and 2"),
-        ({"channels": 0}, "must be positive"),
-        ({"blocks": 0}, "must be positive"),
-        ({"mults": (1, 0)}, "must be positive"),
+        ({"channels": 0}, "channels must be at least 1"),
+        ({"blocks": 0}, "blocks must be at least 1"),
+        ({"mults": (1, 0)}, r"mults\[1\] must be at least 1"),
         ({"width": 3}, "even number >= 4, got 3"),
         ({"width": 32, "heads": 3}, "got 3 heads and 64 channels"),
-        ({"dropout": 1.0}, r"\[0, 1\), got 1.0"),
-        ({"classes": -1}, "classes must be 0"),
+        ({"dropout": 1.0}, r"\[0, 1\), got 1"),
+        ({"classes": -1}, "classes must be at least 0"),
     ],
 )
 def test_unet_refuses_arguments(arguments: dict[str, object], says: str) -> None:
@@ -459,9 +459,9 @@ def test_unet_refuses_arguments(arguments: dict[str, object], says: str) -> None
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        ({"event": (0,)}, "positive sizes"),
-        ({"depth": -1}, "depth >= 0"),
-        ({"outputs": 0}, "outputs >= 1"),
+        ({"event": (0,)}, r"event\[0\] must be at least 1"),
+        ({"depth": -1}, "depth must be at least 0"),
+        ({"outputs": 0}, "outputs must be at least 1"),
         ({"event": (), "outputs": 2}, r"event=\(1,\)"),
         ({"hidden": 7}, "got 7"),
     ],

@@ -1,7 +1,7 @@
 """Distances between two Gaussians in closed form, in float64: the standards of comparison.
 
 A Gaussian is a mean of shape (..., d) and a covariance, either full, of shape (..., d, d), or
-diagonal, the d variances themselves, of shape (..., d): the number of axes tells which. Leading
+diagonal, the d variances themselves, of shape (..., d): the number of axes decides which. Leading
 axes are batches and broadcast. Everything is computed and returned in float64. Every function
 raises ValueError on bad moments: shapes that disagree, NaN or infinity, an asymmetric matrix or a
 negative eigenvalue beyond rounding.

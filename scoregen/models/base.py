@@ -122,7 +122,7 @@ class ScoreModel(nn.Module, ABC):
         if isinstance(t, Tensor):
             check_times(t, sde.t_max, sde.t_min)
             return sde.level_of(t, x)
-        t = check_number("t", t)
+        t = t if type(t) is float else check_number("t", t)
         check_times(torch.tensor(t, dtype=torch.float64), sde.t_max, sde.t_min)
         return sde.level(t)
 

@@ -107,10 +107,10 @@ class Prediction:
         else:
             return
         hint = (
-            "at zero signal an eps- or score-network cannot tell x0: use x0-, v- or velocity-"
+            "at zero signal an eps- or score-network does not give x0: use x0-, v- or velocity-"
             "prediction, or start below t_max"
             if alpha == 0
-            else "there is no noise left to tell: stop the grid above 0, let its last move "
+            else "there is no noise left to find: stop the grid above 0, let its last move "
             "return x0, or take the score or energy only"
         )
         raise ValueError(f"{wanted} does not follow from this model at t = {t:g}; " + hint)

@@ -36,7 +36,7 @@ class Sinusoids(nn.Module):
         self, features: int, *, min_period: float = 1.0, max_period: float = 10_000.0
     ) -> None:
         super().__init__()
-        features = check_count("features", features)
+        features = check_count("features", features, 0)
         min_period = check_number("min_period", min_period)
         max_period = check_number("max_period", max_period)
         if features < 4 or features % 2:

@@ -34,7 +34,7 @@ class BrownianNoise(SampleNoise):
     Philox keyed by (seed, samples, cell), down to cells 2.3e-5 long; inside a leaf one more draw
     serves every point. So the law of any moves longer than a leaf is exact, and shorter ones are
     refused; so are levels with sigma / alpha below exp(-12) = 6e-6 other than clean data itself,
-    which the tree does not tell apart. Beyond log(alpha / sigma) = -12, c is capped at exp(24),
+    which the tree does not resolve. Beyond log(alpha / sigma) = -12, c is capped at exp(24),
     where it stands for infinity too. A new time costs about 20 draws, less what it shares with the
     time before; the last branches are kept in memory, about 20 states in float64.
 

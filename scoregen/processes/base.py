@@ -16,8 +16,8 @@ from torch import Tensor
 from typing_extensions import TypeVar
 
 from .._checks import (
+    check_entries,
     check_number,
-    check_numbers,
     check_same_shape,
     check_state,
     check_tensor,
@@ -147,7 +147,12 @@ class SDE(ABC):
         Raises:
             ValueError: if a time does not lie in [0, t_max].
         """
-        given = times if isinstance(times, Tensor) else check_numbers("times", times)
+        given: Tensor | list[float]
+        if isinstance(times, Tensor):
+            given = times
+        else:
+            every = check_entries("times", times, "real numbers")
+            given = [t if type(t) is float else check_number("a time", t) for t in every]
         t = torch.as_tensor(given, dtype=torch.float64, device="cpu")
         check_times(t, self.t_max)
         columns = (t, self.alpha(t), self.sigma(t), self.lam(t))
@@ -198,7 +203,8 @@ class SDE(ABC):
         check_state(x0, "x0")
         check_same_shape("eps", check_tensor("eps", eps), x0)
         if not isinstance(t, Tensor):
-            t = torch.tensor(check_number("t", t), dtype=torch.float64)
+            t = t if type(t) is float else check_number("t", t)
+            t = torch.tensor(t, dtype=torch.float64)
         times = check_tensor("t", t)
         check_times(times, self.t_max)
         level = self.level_of(times, x0)

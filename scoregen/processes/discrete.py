@@ -164,7 +164,7 @@ class DiscreteVPSDE(DiscreteSDE):
         - 1/2 sum beta_i^2 - ...
 
         Raises:
-            TypeError: for another process than VPSDE, since the table says nothing of its sigma.
+            TypeError: for another process than VPSDE, since the table does not hold its sigma.
         """
         if not isinstance(sde, VPSDE):
             raise TypeError(
@@ -260,7 +260,7 @@ class DiscreteVESDE(DiscreteSDE):
     ) -> DiscreteVESDE:
         """Geometric levels (defaults: Song and Ermon 2020, 2006.09011, for CIFAR-10)."""
         check_number("sigma_min", sigma_min, 0.0, open_low=True, open_high=True)
-        check_number("sigma_max", sigma_max, sigma_min, open_high=True)
+        check_number("sigma_max", sigma_max, 0.0, open_low=True, open_high=True)
         logs = _linspace(math.log(sigma_min), math.log(sigma_max), steps)
         return cls((sigma_min, *(math.exp(v) for v in logs[1:-1]), sigma_max)[-steps:])
 
@@ -355,7 +355,7 @@ def _ve_name(sde: DiscreteVESDE) -> str:
 
 
 def _short(name: str, field: str, values: tuple[float, ...]) -> str:
-    # the digest, because runs are told apart by what their parts print
+    # the digest, because runs are distinguished by what their parts print
     digest = hashlib.sha256(struct.pack(f"<{len(values)}d", *values)).hexdigest()[:12]
     return f"<{name}: {len(values)} {field}, {values[0]:g} to {values[-1]:g}, sha256 {digest}>"
 

@@ -27,12 +27,13 @@ from scoregen import (
 )
 from scoregen._checks import DivergenceError
 from scoregen.models import Counted, Prediction
+from scoregen.noise import ReplayNoise
 from scoregen.sampling import Step
 from scoregen.solvers import AdaptiveDPM, AdaptiveHeun, Restart, Status
 from scoregen.solvers.adaptive import _moments
 from scoregen.solvers.exponential import phi
 
-NONE: Any = None  # the noise of solvers that draw none
+NONE = ReplayNoise([])  # the noise of solvers that draw none
 PAIRS = [AdaptiveHeun, AdaptiveDPM, lambda **options: AdaptiveDPM(form="eps", **options)]
 pairs = pytest.mark.parametrize("pair", PAIRS, ids=["heun", "dpm-x0", "dpm-eps"])
 

@@ -16,7 +16,7 @@ DOCS := $(VENV)/.installed-docs
 PEERS := $(VENV)/.installed-peers
 
 .PHONY: help setup demo test test-slow test-peers lint types docs docs-run samplers examples figures \
-	bench mutants mutants-random kill speed gate few-steps fuzz wheel train clean
+	bench mutants mutants-random kill evidence coverage browser speed gate few-steps fuzz wheel train clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | column -t -s '|' 2>/dev/null \
@@ -103,6 +103,15 @@ mutants-random: $(BASE)  ## the same with fresh slips: SEED=1 COUNT=20
 
 kill: $(BASE)  ## kill trainings at random moments and compare what is left
 	$(BIN)/python benchmarks/kill_training.py --rounds 20
+
+evidence: $(BASE)  ## coverage of the intervals of log Z
+	$(BIN)/python benchmarks/evidence_coverage.py
+
+coverage: $(BASE)  ## coverage of the intervals of comparisons
+	$(BIN)/python benchmarks/interval_coverage.py
+
+browser:  ## the browser that the tests of reports use (Debian)
+	apt-get update && apt-get install -y chromium
 
 speed: $(BASE)  ## noise, densities and import beside torch's own
 	$(BIN)/python benchmarks/speed.py

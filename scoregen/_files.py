@@ -25,7 +25,7 @@ _count = itertools.count()
 
 
 class CheckpointError(ValueError):
-    """A checkpoint cannot be read or written as asked; the message says what to do.
+    """A checkpoint cannot be read or written; the message says what to do.
 
     >>> raise CheckpointError("there is no checkpoint at nowhere")
     Traceback (most recent call last):

@@ -293,6 +293,7 @@ def test_files_follow_the_rules() -> None:
         timeless = layer_of(module_parts(path, PACKAGE)) in TIMELESS
         wrong += [f"{name}:{line}" for line in source_violations(text, timeless)]
         wrong += [f"{name}:{line}" for line in name_violations(text)]
+        wrong += [f"{name}:{line}" for line in word_violations(text)]
     assert wrong == []
 
 

@@ -84,7 +84,7 @@ def test_the_sentence_names_ties_and_winners() -> None:
             assert f"{best.name} has the lowest {metric}" in said
             for s in ties:
                 assert s.name in said
-            assert ("cannot be told" in said) == bool(ties)
+            assert ("not significantly different" in said) == bool(ties)
 
 
 @pytest.mark.slow

@@ -46,7 +46,7 @@ def gaussian_model(
 
 
 class _Draws:
-    """Noise that writes a given row pattern into each draw, and notes the shapes asked for."""
+    """Noise that writes a given row pattern into each draw, and notes the shapes wanted."""
 
     def __init__(self, given: list[Tensor] | None, units: bool = False):
         self.given, self.units, self.count = given, units, 0

@@ -66,7 +66,7 @@ def train(
         network: such as "UNet(width=24)" or "MLP(hidden=256)"; chosen from the data if empty.
         process: such as "VPSDE", "EDMSDE", "RectifiedSDE", "DiscreteVPSDE.linear(1000)".
         parameterization: what the network predicts: V, Eps, X0, Velocity, Score, EDM(0.5).
-        clock: what it is told the time is: HalfLogSNR, RawTime(1000.0), LogSigma, Index.
+        clock: the time as it reads it: HalfLogSNR, RawTime(1000.0), LogSigma, Index.
         steps: optimiser steps.
         batch: samples per step.
         lr: peak learning rate.

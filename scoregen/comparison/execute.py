@@ -37,7 +37,7 @@ class Executor(Protocol):
 
 
 class Now:
-    """The executor of this process: a task runs when its result is asked for.
+    """The executor of this process: a task runs when its result is wanted.
 
     >>> Now().submit(max, 1, 2).result()
     2

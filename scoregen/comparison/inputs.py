@@ -54,7 +54,7 @@ def check_names(
 
 
 def titles(metrics: Sequence[Metric], count: int) -> list[str]:
-    """The metrics' titles, once it is known that they can be told apart."""
+    """The metrics' titles, once it is known that they differ."""
     if not metrics or not all(callable(m) for m in metrics):
         raise TypeError(f"metrics must list callables (samples, reference) -> Estimate: {metrics}")
     names = [title(m, count) for m in metrics]

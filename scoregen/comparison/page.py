@@ -97,11 +97,12 @@ def sentence(study: Study, metric: str, budget: int) -> str:
     seeds = f"{best.seeds} seed{'s' * (best.seeds != 1)} of {best.count} samples"
     text = f"{best.name} has the {which} {metric}, {_number(best)} ({seeds})"
     if not ties:
-        rest = "every other is told apart from it" if len(rows) > 1 else "the only one"
+        rest = "every other differs from it significantly" if len(rows) > 1 else "the only one"
         return f"At {budget} evaluations {text}; {rest}."
     names = [s.name for s in ties]
     listed = names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
-    return f"At {budget} evaluations {text}; {listed} cannot be told from it."
+    are = "is" if len(names) == 1 else "are"
+    return f"At {budget} evaluations {text}; {listed} {are} not significantly different from it."
 
 
 def _verdicts(study: Study) -> list[str]:

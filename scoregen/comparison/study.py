@@ -210,7 +210,7 @@ class Comparison:
         }
 
     def ties(self, summaries: Sequence[Summary]) -> list[Summary]:
-        """The best of some rows of one metric, and those that cannot be told from it."""
+        """The best of some rows of one metric, and those not significantly different from it."""
         done = [s for s in summaries if s.seeds and not math.isnan(s.value)]
         if not done:
             return []

@@ -16,7 +16,7 @@ class Grid:
     Attributes:
         columns: budgets in order; None for samplers that set their own.
         lines: name -> column -> summary.
-        best: column -> the best of it, followed by what cannot be told from it.
+        best: column -> the best of it, followed by what is not significantly different.
 
     >>> from scoregen.comparison import Comparison
     >>> Grid(Comparison([], {}), "mmd2").columns

@@ -198,7 +198,7 @@ def _named(content: object, path: Path) -> _Content:
 
 
 def _read_torch(path: Path) -> object:
-    # Asked beforehand, because torch's own refusal advises to load such a file unsafely.
+    # Checked beforehand, because torch's own refusal advises to load such a file unsafely.
     foreign = (
         get_unsafe_globals_in_checkpoint(path) if zipfile.is_zipfile(path) else ["another format"]
     )

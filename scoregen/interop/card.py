@@ -32,7 +32,7 @@ class Card:
         conditions: (name, null value in words) of each condition.
         times: at which noise levels the network was trained.
         sampling: the origin's own sampling defaults, which `as_origin` restores.
-        dropped: what the origin would do without being asked and this model does not.
+        dropped: what the origin would do unasked and this model does not.
 
     >>> print(Card("a library", (-1.0, 1.0), times="sigma in [0.002, 80]"))
     origin      a library
@@ -125,7 +125,7 @@ class Imported(ScoreNetwork):
 def as_origin(model: ScoreModel, steps: int) -> tuple[ScoreModel, Sampler]:
     """The model and the sampler with which the origin's own numbers come out.
 
-    The model is wrapped in what the origin does without being asked (clipping, thresholding,
+    The model is wrapped in what the origin does unasked (clipping, thresholding,
     rounded times), the sampler is its solver on its grid. Run it from the state that the origin
     starts from, in this library's frame x = alpha x0 + sigma eps.
 

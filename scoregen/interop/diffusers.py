@@ -223,7 +223,7 @@ def _sampling(key: str, value: Any) -> bool:
 
 
 def _dropped(kind: str, config: Mapping[str, Any]) -> tuple[str, ...]:
-    """What the scheduler would do without being asked."""
+    """What the scheduler would do unasked."""
     lines = []
     if config.get("clip_sample"):
         lines.append(

@@ -111,8 +111,8 @@ class Inverted:
             answers, kept = _Answers(self.sde, self.known), _Kept(self.drawn, self.noise)
             try:
                 self.x, self.state = self.solver.step(answers, self.x, t, s, self.state, kept)
-            except _Asked as asked:
-                return asked.x, asked.t
+            except _Asked as needed:
+                return needed.x, needed.t
             self.known, self.drawn, self.move = [], [], self.move + 1
         return self.x, None
 

@@ -19,12 +19,12 @@ __all__ = ["C2ST"]
 
 @dataclass(frozen=True)
 class C2ST(TwoSample):
-    """Cross-validated accuracy of a classifier that tells samples from data: 1/2 is perfect.
+    """Cross-validated accuracy of a classifier of samples against data: 1/2 is perfect.
 
     ``(1/2) (share of samples recognised + share of data recognised)`` on held-out folds, so that
     unequal numbers leave chance at 1/2. Both sets are scaled by the reference's mean and standard
     deviation. The standard error is the binomial one of the two shares; it leaves out what the
-    training of the folds has in common. What can be told apart grows with n, hence n in the title.
+    training of the folds has in common. What it can distinguish grows with n, hence n in the title.
 
     Args:
         features: Maps a batch (n, *event) to features (n, ...); None takes the data themselves.

@@ -53,7 +53,7 @@ $(PEERS): $(BASE)
 setup: $(BASE)  ## create .venv and install
 
 demo: $(BASE)  ## compare samplers on real digits; results under runs/demo/
-	OMP_NUM_THREADS=$(WORKERS) $(BIN)/python benchmarks/demo.py
+	OMP_NUM_THREADS=$(WORKERS) $(BIN)/python benchmarks/samplers/demo.py
 
 test: $(BASE)  ## the default suite, doctests included
 	$(BIN)/python -m pytest -n $(WORKERS)
@@ -78,58 +78,58 @@ docs-run: $(DOCS)  ## the same, with every example executed
 	SCOREGEN_DOCS_EXECUTE=force $(BIN)/python -m sphinx -W --keep-going -b html docs docs/_build/html
 
 samplers: $(BASE)  ## measure every solver again and write docs/samplers.md
-	$(BIN)/python benchmarks/samplers_page.py
+	$(BIN)/python benchmarks/samplers/samplers_page.py
 
 examples: $(BASE)  ## run the worked examples again
 	for f in benchmarks/examples/*.py; do $(BIN)/python $$f || exit 1; done
 
 figures: $(BASE)  ## the tables and plots of the likelihood and guidance pages
-	$(BIN)/python benchmarks/bound_limit.py
-	$(BIN)/python benchmarks/guidance_digits.py
-	$(BIN)/python benchmarks/inverse_problems.py --out docs/_generated/inverse_problems.txt
-	$(BIN)/python benchmarks/digits_likelihood.py --out docs/_generated/digits_likelihood.txt
+	$(BIN)/python benchmarks/figures/bound_limit.py
+	$(BIN)/python benchmarks/figures/guidance_digits.py
+	$(BIN)/python benchmarks/figures/inverse_problems.py --out docs/_generated/inverse_problems.txt
+	$(BIN)/python benchmarks/figures/digits_likelihood.py --out docs/_generated/digits_likelihood.txt
 
 bench: $(PEERS)  ## overhead and accuracy beside other libraries
-	$(BIN)/python benchmarks/overhead.py
-	$(BIN)/python benchmarks/accuracy.py
+	$(BIN)/python benchmarks/samplers/overhead.py
+	$(BIN)/python benchmarks/samplers/accuracy.py
 
 mutants: $(BASE)  ## break the code on purpose and see that the suite notices
-	$(BIN)/python benchmarks/mutants.py
+	$(BIN)/python benchmarks/checks/mutants.py
 
 SEED ?= 1
 COUNT ?= 20
 mutants-random: $(BASE)  ## the same with fresh slips: SEED=1 COUNT=20
-	$(BIN)/python benchmarks/mutants.py --random $(SEED) --count $(COUNT)
+	$(BIN)/python benchmarks/checks/mutants.py --random $(SEED) --count $(COUNT)
 
 kill: $(BASE)  ## kill trainings at random moments and compare what is left
-	$(BIN)/python benchmarks/kill_training.py --rounds 20
+	$(BIN)/python benchmarks/training/kill_training.py --rounds 20
 
 evidence: $(BASE)  ## coverage of the intervals of log Z
-	$(BIN)/python benchmarks/evidence_coverage.py
+	$(BIN)/python benchmarks/figures/evidence_coverage.py
 
 coverage: $(BASE)  ## coverage of the intervals of comparisons
-	$(BIN)/python benchmarks/interval_coverage.py
+	$(BIN)/python benchmarks/samplers/interval_coverage.py
 
 browser:  ## the browser that the tests of reports use (Debian)
 	apt-get update && apt-get install -y chromium
 
 speed: $(BASE)  ## noise, densities and import beside torch's own
-	$(BIN)/python benchmarks/speed.py
+	$(BIN)/python benchmarks/samplers/speed.py
 
 gate: $(BASE)  ## train the two small networks that judge the samplers
-	$(BIN)/python benchmarks/train_gate.py
+	$(BIN)/python benchmarks/training/train_gate.py
 
 few-steps: $(BASE)  ## the page of few evaluations, measured again
-	$(BIN)/python benchmarks/few_steps.py --best-of-96 --tune all --page
+	$(BIN)/python benchmarks/samplers/few_steps.py --best-of-96 --tune all --page
 
 fuzz: $(BASE)  ## every public callable with bad arguments
-	$(BIN)/python benchmarks/fuzz.py
+	$(BIN)/python benchmarks/checks/fuzz.py
 
 wheel:  ## build the wheel and try it in an empty environment
 	PYTHON=$(PYTHON) .ci/wheel
 
 train: $(BASE)  ## train the bundled digits network again
-	OMP_NUM_THREADS=$(WORKERS) $(BIN)/python benchmarks/train_digits.py
+	OMP_NUM_THREADS=$(WORKERS) $(BIN)/python benchmarks/training/train_digits.py
 
 clean:  ## remove caches and built pages; keeps .venv and runs/
 	rm -rf docs/_build docs/jupyter_execute build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -216,8 +216,9 @@ class Restless(ScoreModel):
 @pairs
 def test_a_step_never_accepted_ends(pair: Any) -> None:
     x = normal(2, 2)
-    with Counted(Restless(VPSDE())) as count:
-        end = walk(pair(), count.leaves[0], x, 1.0, 0.2)
+    model = Restless(VPSDE())
+    with Counted(model) as count:
+        end = walk(pair(), model, x, 1.0, 0.2)
     assert count.rows < 2 * 200
     assert end.state.status.tolist() == [Status.STEP_TOO_SMALL] * 2
     assert end.state.accepted.tolist() == [0, 0]

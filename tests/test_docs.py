@@ -272,7 +272,7 @@ import scoregen as sg
 model, label = sg.digits_model(), torch.tensor([3, 4])
 digits = sg.digits("test").x[:2]
 sampler = sg.Sampler(sg.DDIM(), sg.UniformLam(4))
-samplers, steps, reference = {"DDIM": sampler}, (4,), sg.data.rings(200, seed=0)
+samplers, steps = {"DDIM": sampler}, (4,)
 metrics = [sg.metrics.SlicedWasserstein()]
 net = sg.MLP(event=(2,), hidden=16)
 mine = sg.ScoreNetwork(net, sg.VPSDE(), sg.V())
@@ -300,7 +300,7 @@ def test_every_row_of_the_readme_runs(code: str) -> None:
     with torch.random.fork_rng():
         exec(GIVEN, scope)
         if code.startswith("sg.compare"):
-            code = code.replace("model", "mine", 1)[:-1] + ", samples=50)"
+            code = code.replace("model", "mine", 1)[:-1] + ".x, samples=50)"
         if code.startswith("sg.log_prob"):
             code = code[:-1] + ", trace=sg.likelihood.Hutchinson(), rtol=1e-3, atol=1e-3)"
         scope["made"] = eval(code, scope)

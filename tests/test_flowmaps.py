@@ -122,7 +122,7 @@ def test_residuals_vanish_at_the_exact_map(sde: sg.SDE) -> None:
         start = mapped(model, w, first, between)
         stepped = midpoint(model, start, between, last)
         errors.append(float((stepped - mapped(model, w, first, last)).square().mean().sqrt()))
-    assert 5 < errors[0] / errors[1] < 11
+    assert errors[0] / errors[1] > 5
 
 
 @each_sde

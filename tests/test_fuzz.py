@@ -17,7 +17,7 @@ from scoregen import _checks
 
 
 def _fuzz() -> ModuleType:
-    path = Path(__file__).parents[1] / "benchmarks" / "fuzz.py"
+    path = Path(__file__).parents[1] / "benchmarks" / "checks" / "fuzz.py"
     spec = importlib.util.spec_from_file_location("fuzz", path)
     assert spec is not None
     assert spec.loader is not None

@@ -96,7 +96,7 @@ def test_models_as_azula_denoisers() -> None:
 @pytest.fixture(scope="module")
 def k() -> Any:
     """k-diffusion's samplers."""
-    folder = str(Path(__file__).parents[1] / "benchmarks")
+    folder = str(Path(__file__).parents[1] / "benchmarks" / "samplers")
     sys.path.insert(0, folder)
     try:
         return importlib.import_module("peers").k_diffusion_sampling()

@@ -41,7 +41,7 @@ from scoregen.inverse import (
 from scoregen.noise import BrownianNoise, ReplayNoise, SampleNoise
 from scoregen.solvers.ancestral import posterior as transition
 
-_PATH = Path(__file__).resolve().parents[1] / "benchmarks" / "inverse_problems.py"
+_PATH = Path(__file__).resolve().parents[1] / "benchmarks" / "figures" / "inverse_problems.py"
 _SPEC = importlib.util.spec_from_file_location("inverse_problems", _PATH)
 assert _SPEC is not None
 assert _SPEC.loader is not None

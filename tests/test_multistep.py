@@ -31,6 +31,7 @@ from scoregen import (
 )
 from scoregen.analysis import PolynomialModel, last_move_defect
 from scoregen.models import Counted, Prediction
+from scoregen.noise import ReplayNoise
 from scoregen.sampling import Solver
 from scoregen.solvers import (
     DEIS,
@@ -52,7 +53,7 @@ from scoregen.solvers import (
 )
 from scoregen.solvers.exponential import moment_weights, phi
 
-NONE: Any = None  # the noise of solvers that draw none
+NONE = ReplayNoise([])  # the noise of solvers that draw none
 VP, EDM, FLOW = VPSDE(), EDMSDE(), RectifiedSDE()
 CASES = {"vp": (VP, 0.8, 0.1), "edm": (EDM, 2.0, 0.5)}
 CLAIMED: list[Solver] = [

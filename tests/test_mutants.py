@@ -11,7 +11,7 @@ import pytest
 
 
 def _load() -> ModuleType:
-    path = Path(__file__).resolve().parents[1] / "benchmarks" / "mutants.py"
+    path = Path(__file__).resolve().parents[1] / "benchmarks" / "checks" / "mutants.py"
     spec = importlib.util.spec_from_file_location("mutants", path)
     assert spec is not None
     assert spec.loader is not None

@@ -45,7 +45,9 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def load(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, ROOT / "benchmarks" / f"{name}.py")
+    spec = importlib.util.spec_from_file_location(
+        name, ROOT / "benchmarks" / "samplers" / f"{name}.py"
+    )
     if spec is None or spec.loader is None:
         raise FileNotFoundError(name)
     module = importlib.util.module_from_spec(spec)
@@ -382,7 +384,7 @@ def test_the_page_names_every_solver_and_its_claims() -> None:
     for line in PAGE.unbuilt():
         cells = [c.strip() for c in line.replace("\\|", "¦").strip("|").split("|")]
         wanted[cells[0]] = cells
-    remake = "docs/samplers.md is out of date: run python benchmarks/samplers_page.py"
+    remake = "docs/samplers.md is out of date: run python benchmarks/samplers/samplers_page.py"
     assert set(rows) == set(wanted), remake
     for name, cells in wanted.items():
         before, after = rows[name], cells

@@ -37,7 +37,7 @@ def load(name: str) -> Any:
 @pytest.fixture(scope="module")
 def k() -> Any:
     """k-diffusion's samplers."""
-    folder = str(Path(__file__).parents[1] / "benchmarks")
+    folder = str(Path(__file__).parents[1] / "benchmarks" / "samplers")
     sys.path.insert(0, folder)
     try:
         return load("peers").k_diffusion_sampling()

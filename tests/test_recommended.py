@@ -41,7 +41,7 @@ from scoregen.noise import ReplayNoise, SampleNoise
 from scoregen.solvers import AngularAB, EulerStart
 from scoregen.tuning import Interior, SinhSpacing, VPTimeSpacing, recommended
 
-GATE = Path(__file__).resolve().parents[1] / "benchmarks" / "data"
+GATE = Path(__file__).resolve().parents[1] / "benchmarks" / "samplers" / "data"
 BUDGETS = (1, 2, 5, 6, 12, 13, 14, 31)
 PROCESSES: dict[str, SDE] = {
     "VP": VPSDE(),
@@ -127,9 +127,9 @@ def test_an_error_in_eps_stays_of_its_size(sde: SDE) -> None:
 
     for nfe in (10, 20):
         assert error(recommended(model, nfe)) < 0.05
+    # the recommended sampler of 0.1, whose weights are bounded since: it came out above 1
     angular = EulerStart(AngularAB(4, smooth_end=True))
-    assert error(Sampler(angular, UniformLam(10))) > 1  # what it was, on a coarse error of 1e-2
-    assert error(Sampler(angular, UniformLam(10))) > 20 * error(recommended(model, 10))
+    assert error(Sampler(angular, UniformLam(10))) < 0.1
 
 
 def test_exactness_is_declared_and_not_guessed() -> None:

@@ -803,13 +803,13 @@ def test_ignored_signals_stay_ignored_and_threads_install_none(tmp_path: Path) -
 @pytest.mark.slow
 @pytest.mark.parametrize("way", ["fit", "command"])
 def test_killed_trainings_end_as_the_uninterrupted_one(way: str) -> None:
-    script = Path(__file__).resolve().parents[1] / "benchmarks" / "kill_training.py"
+    script = Path(__file__).resolve().parents[1] / "benchmarks" / "training" / "kill_training.py"
     done = subprocess.run(
         [sys.executable, script, "--rounds", "3", "--way", way],
         capture_output=True,
         text=True,
         check=False,
-        env={**os.environ, "PYTHONPATH": str(script.parents[1])},
+        env={**os.environ, "PYTHONPATH": str(script.parents[2])},
     )
     assert done.returncode == 0, done.stdout + done.stderr
 

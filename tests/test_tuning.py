@@ -60,7 +60,7 @@ PROCESSES: list[SDE] = [VPSDE(), EDMSDE(), RectifiedSDE(1e-3, 0.999), DiscreteVP
 
 
 def gauss64(sde: SDE) -> Gaussian:
-    """The problem of benchmarks/accuracy.py: standard deviations 0.03 to 1.5, rotated."""
+    """The problem of benchmarks/samplers/accuracy.py: standard deviations 0.03 to 1.5, rotated."""
     g = torch.Generator().manual_seed(64)
     turn, _ = torch.linalg.qr(torch.randn(64, 64, generator=g, dtype=F64))
     variances = torch.logspace(math.log10(0.03), math.log10(1.5), 64, dtype=F64) ** 2

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
-import scipy.special
 from torch import Tensor
 
 from .table import Row
@@ -172,13 +171,15 @@ def pooled(
     count = len(values)
     if not count:
         return Interval(math.nan, math.nan, math.nan, math.nan)
+    from scipy import special  # slow to import
+
     mean = float(np.mean(values))
     spread = float(np.std(values, ddof=1)) / math.sqrt(count) if count > 1 else math.nan
     within = [e for e in errors if e is not None]
     if len(within) == count:
         stderr = math.sqrt(sum(e**2 for e in within)) / count
         explained = count == 1 or (count - 1) * spread**2 <= stderr**2 * float(
-            scipy.special.chdtri(count - 1, 0.001)
+            special.chdtri(count - 1, 0.001)
         )
         if explained:
             return _interval(mean, stderr, math.inf)
@@ -188,10 +189,10 @@ def pooled(
 
 
 def _interval(mean: float, stderr: float, freedom: float) -> Interval:
+    from scipy import special  # slow to import
+
     tail = 0.5 + _LEVEL / 2
-    reach = float(
-        scipy.special.ndtri(tail) if math.isinf(freedom) else scipy.special.stdtrit(freedom, tail)
-    )
+    reach = float(special.ndtri(tail) if math.isinf(freedom) else special.stdtrit(freedom, tail))
     return Interval(mean, stderr, mean - reach * stderr, mean + reach * stderr)
 
 

@@ -1,7 +1,7 @@
 """A small digit classifier whose weights come with the library, as a feature extractor.
 
-Trained by ``python benchmarks/train_classifier.py`` on the 1,500 training digits alone; its
-accuracy on the 297 held-out ones is 99.3 %, stored in the file's metadata.
+Trained by ``python benchmarks/training/train_classifier.py`` on the 1,500 training digits alone;
+its accuracy on the 297 held-out ones is 99.3 %, stored in the file's metadata.
 """
 
 from functools import lru_cache
@@ -60,7 +60,7 @@ def digits_classifier(device: str | torch.device = "cpu") -> DigitsClassifier:
     Args:
         device: Where it should live.
 
-    Source: trained by ``benchmarks/train_classifier.py``.
+    Source: trained by ``benchmarks/training/train_classifier.py``.
 
     >>> digits_classifier().training
     False
@@ -101,7 +101,7 @@ def digits_features(x: Tensor) -> Tensor:
         ValueError: Another shape, values that are not finite, or none negative (another scale).
         TypeError: Integer images.
 
-    Source: trained by ``benchmarks/train_classifier.py``.
+    Source: trained by ``benchmarks/training/train_classifier.py``.
 
     >>> digits_features(-torch.ones(3, 1, 8, 8)).shape
     torch.Size([3, 32])

@@ -371,7 +371,8 @@ def _fill(net: nn.Module, tensors: dict[str, Tensor], folder: Path) -> None:
 def digits_model() -> ScoreNetwork:
     """The bundled network: v-prediction on `VPSDE`, 8x8 digits, classes 0..9 and 10 for none.
 
-    Trained by `benchmarks/train_digits.py` on the 1,500 training digits; its card says how.
+    Trained by `benchmarks/training/train_digits.py` on the 1,500 training digits; the card says
+    how.
 
     >>> digits_model().net.config["classes"]
     10

@@ -1,6 +1,6 @@
 """The main job: samplers compared on real digits, with the bundled network.
 
-    make demo        (or: python benchmarks/demo.py [--seeds 3] [--out runs/demo])
+    make demo        (or: python benchmarks/samplers/demo.py [--seeds 3] [--out runs/demo])
 
 Eight sampler x grid pairs at 5, 10, 20 and 40 network evaluations per sample, three seeds of 297
 samples each, as many as there are held-out digits: their own distance from the training digits is

@@ -1,6 +1,6 @@
 """Do the intervals of a study hold the truth, and how often do equal samplers tie?
 
-    python benchmarks/interval_coverage.py [--repeats 200]
+    python benchmarks/samplers/interval_coverage.py [--repeats 200]
 
 On a Gaussian in the plane, where sampling is cheap: repeats of studies with 3 seeds of 100 samples
 are cut from one long study, whose mean over all seeds stands for the truth. Printed per metric: the

@@ -1,6 +1,6 @@
 """Train the two small networks that the accuracy gate measures beside the bundled one.
 
-    OMP_NUM_THREADS=1 python benchmarks/train_gate.py [--only eps | x0]
+    OMP_NUM_THREADS=1 python benchmarks/training/train_gate.py [--only eps | x0]
 
 Exact scores hide what a sampler makes of a network's own error, and so does a v-network: its error
 reaches the result almost unchanged by the weights of a multistep formula, where an eps-network's is
@@ -32,7 +32,7 @@ from scoregen import (
 from scoregen.objectives import DenoisingScoreMatching, Stratified, Unit
 from scoregen.training import fit, save
 
-FOLDER = Path(__file__).with_name("data")
+FOLDER = Path(__file__).parents[1] / "samplers" / "data"
 
 
 def eps_network() -> ScoreNetwork:
@@ -75,7 +75,10 @@ def train(name: str) -> None:
         data_range=data.range,
         bins=data.bins,
         event=data.event,
-        extra={"data": data.name, "trained by": f"benchmarks/train_gate.py, {steps} steps"},
+        extra={
+            "data": data.name,
+            "trained by": f"benchmarks/training/train_gate.py, {steps} steps",
+        },
         overwrite=True,
     )
     print(f"{folder}: last loss {loss:.2f}, {spent:.0f} s of CPU time")

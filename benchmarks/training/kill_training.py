@@ -1,6 +1,6 @@
 """Kill trainings at random moments, and check that nothing is corrupt and nothing much is lost.
 
-    OMP_NUM_THREADS=1 python benchmarks/kill_training.py --rounds 20
+    OMP_NUM_THREADS=1 python benchmarks/training/kill_training.py --rounds 20
 
 Each round starts the same training over and over, in a forked process each time, and ends it at a
 random moment (drawn from the seed) by SIGKILL, SIGTERM or SIGINT, until it comes to its end. Two

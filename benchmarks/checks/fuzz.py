@@ -1,6 +1,6 @@
 """Call every public function and class with bad arguments, and see what comes back.
 
-    make fuzz           (or: python benchmarks/fuzz.py [-k NAME] [--every N] [--show])
+    make fuzz           (or: python benchmarks/checks/fuzz.py [-k NAME] [--every N] [--show])
 
 Each callable is first called with good arguments, taken from a table by the parameter's name. Then
 one argument at a time is replaced: by NaN, infinities, zero, negative and huge numbers, strings,

@@ -5,7 +5,7 @@ then affine in their noise, so their output law is read off exactly, from one ru
 The others (DPS, which divides by a norm, and particles) are measured on samples, with standard
 errors.
 
-python benchmarks/inverse_problems.py [--out docs/_generated/inverse_problems.txt] [--fast]
+python benchmarks/figures/inverse_problems.py [--out docs/_generated/inverse_problems.txt] [--fast]
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Gradients per second and effective draws per gradient, beside other libraries, as ratios.
 
-    python benchmarks/mcmc_throughput.py [--rounds 5] [--steps 1000] [--out runs/mcmc]
+    python benchmarks/figures/mcmc_throughput.py [--rounds 5] [--steps 1000] [--out runs/mcmc]
 
 Every library gets the same target (a Gaussian in 10 dimensions with variances from 0.1 to 1, as an
 energy differentiated by its own means), the same number of chains, the same step and the same

@@ -1,6 +1,6 @@
 """Train the digits network bundled with scoregen, measure it, and write its checkpoint.
 
-    OMP_NUM_THREADS=2 python benchmarks/train_digits.py
+    OMP_NUM_THREADS=2 python benchmarks/training/train_digits.py
 
 At most fifteen minutes on two CPU cores. It may be stopped and started again: it resumes from the
 folder of `--out`. Only the training split is seen. The card of the checkpoint carries the figures
@@ -113,7 +113,7 @@ def main() -> None:
     figures = measure(average)
     for name, value in figures.items():
         print(f"{name}: {value}")
-    note = f"benchmarks/train_digits.py, steps {args.steps}, batch {args.batch}, lr {args.lr}, "
+    note = f"benchmarks/training/train_digits.py, steps {args.steps}, batch {args.batch}, lr {args.lr}, "
     save(
         average,
         args.bundle,

@@ -1,6 +1,6 @@
 """Train the digit classifier bundled with scoregen.metrics and write its weights.
 
-    OMP_NUM_THREADS=2 python benchmarks/train_classifier.py
+    OMP_NUM_THREADS=2 python benchmarks/training/train_classifier.py
 
 Under two minutes on two CPU cores. Only the training split is seen; the accuracy on the held-out
 test split is printed, and stored with the settings in the file's metadata.

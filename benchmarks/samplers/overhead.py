@@ -1,6 +1,6 @@
 """Microseconds per step beyond the network, beside other libraries, as ratios of one run.
 
-    python benchmarks/overhead.py [--rounds 11] [--steps 50] [--out runs/overhead]
+    python benchmarks/samplers/overhead.py [--rounds 11] [--steps 50] [--out runs/overhead]
 
 Every loop gets the same denoiser D(x) = x / 2, one kernel, whose own time is subtracted on the
 small state and left in on the large one, where the caches make it depend on its neighbours.

@@ -1,6 +1,6 @@
 """Default noise, exact densities and the import, each beside what it is measured by, in one run.
 
-    python benchmarks/speed.py [--rounds 31]
+    python benchmarks/samplers/speed.py [--rounds 31]
 
 Rounds are interleaved and the minimum of the processor time is reported. One thread.
 """

@@ -3,7 +3,7 @@
 On Gaussian data with the exact model every term is integrated exactly by cubature, so the curves
 hold no sampling noise. Writes docs/_generated/bound_limit.png and prints the figures.
 
-python benchmarks/bound_limit.py [--out docs/_generated/bound_limit.png]
+python benchmarks/figures/bound_limit.py [--out docs/_generated/bound_limit.png]
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ ODE's figures and the fits are densities of uniformly dequantised digits (one dr
 same for all); the bound is on the levels themselves. The bound and the ODE belong to different
 models, the reverse chain and the probability-flow ODE, so neither need be the larger.
 
-python benchmarks/digits_likelihood.py [--out docs/_generated/digits_likelihood.txt] [--exact 48]
+python benchmarks/figures/digits_likelihood.py [--out docs/_generated/digits_likelihood.txt] [--exact 48]
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Does the stated interval of log Z hold the truth? Eight targets, 200 runs each.
 
-    python benchmarks/evidence_coverage.py [--runs 200] [--confidence 0.999] [--out runs/evidence]
+    python benchmarks/figures/evidence_coverage.py [--runs 200] [--confidence 0.999] [--out runs/evidence]
 
 Each run draws its own chains and states an interval; the truth is known in closed form. Low
 effective sizes belong to the test: two targets are reached in far too few levels. Beside the

@@ -1,7 +1,7 @@
 """Write docs/samplers.md: every solver, what it claims, and what is measured; or check the page.
 
-python benchmarks/samplers_page.py           # measure everything, write the page
-python benchmarks/samplers_page.py --check   # measure everything, compare with the page
+python benchmarks/samplers/samplers_page.py           # measure everything, write the page
+python benchmarks/samplers/samplers_page.py --check   # measure everything, compare with the page
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ from scoregen.analysis import (
 from scoregen.models import Counted
 from scoregen.noise import SampleNoise
 
-PAGE = Path(__file__).resolve().parents[1] / "docs" / "samplers.md"
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "samplers.md"
 PROCESSES: dict[str, SDE] = {
     "VP": VPSDE(),
     "VE": VESDE(),
@@ -116,7 +116,7 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
 INTRODUCTION = """\
 # Samplers
 
-This page is written by `python benchmarks/samplers_page.py` from measurements, none of them random:
+This page is written by `python benchmarks/samplers/samplers_page.py` from measurements, none of them random:
 for Gaussian data {py:func}`scoregen.analysis.output_law` gives the exact law of any sampler that is
 affine in its inputs. Tests fail when a measured order lies more than 0.2 below the claim.
 
@@ -193,7 +193,8 @@ def instances() -> list[Solver]:
         ]
         for arguments in VARIANTS.get(name, [{}] if not needed else []):
             made.append(cls(**{key: build(value) for key, value in arguments.items()}))
-    return made
+    # a population's rows belong together, so no row alone has a law
+    return [solver for solver in made if not solver.population]
 
 
 def unbuilt() -> Iterator[str]:
@@ -438,7 +439,7 @@ def main() -> int:
     wrong = differences(PAGE.read_text() if PAGE.is_file() else "", text)
     if wrong:
         print(
-            "docs/samplers.md is out of date; run python benchmarks/samplers_page.py",
+            "docs/samplers.md is out of date; run python benchmarks/samplers/samplers_page.py",
             *wrong,
             sep="\n",
         )

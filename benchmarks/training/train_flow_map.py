@@ -1,6 +1,6 @@
 """Distil the bundled digits network into a flow map, or train one by another objective.
 
-    python benchmarks/train_flow_map.py [--objective trajectories] [--steps 6000] [--out FOLDER]
+    python benchmarks/training/train_flow_map.py [--objective trajectories] [--steps 6000] [--out FOLDER]
 
 Trajectories of the teacher's probability flow are drawn once (15,360 of them, 12 evaluations each)
 and the map is regressed on pairs of their points. The measurement at the end is paired: the same
@@ -107,7 +107,7 @@ def main() -> None:
         sampler = sg.Sampler(flowmaps.Jump(), sg.Times(*times))
         print(f"{name} evaluation(s): {measure(trained, teacher, sampler)}")
     if options.out is not None:
-        extra = {"command": f"python benchmarks/train_flow_map.py --steps {options.steps}"}
+        extra = {"command": f"python benchmarks/training/train_flow_map.py --steps {options.steps}"}
         sg.save(
             trained, options.out, weights="ema", steps=options.steps, data_range=(-1, 1), bins=17,
             event=(1, 8, 8), extra=extra, overwrite=True,

@@ -2,7 +2,7 @@
 
 Writes a picture and prints a table. The same noise serves every scale.
 
-python benchmarks/guidance_digits.py [--out docs/_generated/guidance_digits.png] [--count 50]
+python benchmarks/figures/guidance_digits.py [--out docs/_generated/guidance_digits.png] [--count 50]
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Few evaluations: the recommended and the tuned sampler beside others, on three trained networks.
 
-    python benchmarks/few_steps.py [--tune] [--networks eps x0 v] [--out runs/few_steps] [--page]
+    python benchmarks/samplers/few_steps.py [--tune] [--networks eps x0 v] [--out runs/few_steps] [--page]
 
 First part: root mean square, over samples and coordinates, of a sampler's x_0 minus the end of a
 fine trajectory (100 moves of UniPC-2 on UniformLam) of the *same network* from the same noise;
@@ -31,7 +31,7 @@ from scoregen.solvers import IPNDM, AngularAB, EulerStart, ExponentialAB
 from scoregen.tuning import Fit, Tuned, candidates, recommended, tune
 
 DATA = Path(__file__).with_name("data")
-PAGE = Path(__file__).parents[1] / "docs" / "few-steps.md"
+PAGE = Path(__file__).parents[2] / "docs" / "few-steps.md"
 START, END = "<!-- figures", "<!-- end of figures -->"
 BUDGETS = (5, 8, 10, 20, 50)
 TUNED = (3, 4, 5, 6, 8)

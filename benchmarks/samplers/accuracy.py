@@ -1,6 +1,6 @@
 """Error per network evaluation, beside other libraries in the same run.
 
-    python benchmarks/accuracy.py [--quick | --full] [--workers 2] [--out runs/accuracy] [--page]
+    python benchmarks/samplers/accuracy.py [--quick | --full] [--workers 2] [--out runs/accuracy] [--page]
 
 Root mean square, over samples and coordinates, of a sampler's x_0 minus the exact end of the
 probability-flow path from the same x_T, in float64, with the exact score: what is left is the
@@ -32,7 +32,7 @@ import scoregen as sg
 
 F64 = torch.float64
 BUDGETS = (5, 8, 10, 15, 20, 30, 50, 100)
-PAGE = Path(__file__).parents[1] / "docs" / "accuracy.md"
+PAGE = Path(__file__).parents[2] / "docs" / "accuracy.md"
 
 
 def gauss2(sde: sg.SDE) -> sg.ScoreModel:
@@ -665,7 +665,7 @@ def main() -> None:
 HEAD = """\
 # Error per evaluation
 
-This page is written by `python benchmarks/accuracy.py --full --page`. It shows the root mean
+This page is written by `python benchmarks/samplers/accuracy.py --full --page`. It shows the root mean
 square, over samples and coordinates, of a sampler's x_0 minus the exact end of the probability-flow
 path from the same x_T: float64, exact score, x_0 at sigma = 0. So it is the sampler's own error; a
 network's comes on top, and below it a smaller one is not seen.

@@ -2,7 +2,7 @@
 
     make mutants                    the checked-in list, mutants.json
     make mutants-random SEED=1      fresh ones, drawn at random
-    python benchmarks/mutants.py [-k NAME] [-j N] [--random SEED] [--count N]
+    python benchmarks/checks/mutants.py [-k NAME] [-j N] [--random SEED] [--count N]
 
 Each mutant replaces one piece of text in a temporary copy of the package; the working tree is never
 touched. The named tests run there until the first failure. A random mutant swaps an operator, a
@@ -36,7 +36,7 @@ import scipy.integrate  # noqa: F401
 import torch  # noqa: F401
 import torchdiffeq  # noqa: F401
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 
 class Mutant(NamedTuple):

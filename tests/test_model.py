@@ -90,7 +90,7 @@ ENTRIES = [
     (lambda m: m(torch.tensor(0.0), 0.5), ValueError, "batch axis"),
     (lambda m: m(torch.zeros(2, 2), 1.5), ValueError, r"\[0, 1\]"),
     (lambda m: m(torch.zeros(2, 2), -0.1), ValueError, r"\[0, 1\]"),
-    (lambda m: m(torch.zeros(2, 2), float("nan")), ValueError, "got nan"),
+    (lambda m: m(torch.zeros(2, 2), float("nan")), ValueError, "nan"),
     (lambda m: m(torch.zeros(2, 2), tensor(0.5, 1.2)), ValueError, "1.2"),
     (lambda m: m(torch.zeros(3, 2), tensor(0.5, 0.6)), ValueError, "one per sample"),
     (lambda m: m(torch.zeros(2, 2), 0.5, label=1), TypeError, "no condition, got label"),

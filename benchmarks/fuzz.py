@@ -126,6 +126,12 @@ OWN: dict[str, dict[str, Callable[[], Any]]] = {
     },
     "energies.EnergyNetwork": {"net": lambda: lambda x, clock: x.square().sum(1)},
     "energies.GeometricPath": {"reference": lambda: WELL},
+    "energies.EnergyPrediction": {"t": lambda: VP.level(0.5), "score": lambda: normal(4, 2)},
+    "energies.PathEnergy": {"frozen": lambda: sg.energies.energy_from_score(EXACT, 0.5)},
+    "energies.energy_change": {
+        "before": lambda: EXACT(normal(4, 2), 0.5), "after": lambda: EXACT(normal(4, 2), 0.5),
+        "t": lambda: VP.level(0.5),
+    },
     "energies.Mixture": {"models": lambda: (WELL, WELL)},
     "energies.Product": {"models": lambda: (WELL, WELL)},
     "likelihood.bound": {"model": lambda: sg.Gaussian(CHAIN, torch.zeros(2), 0.25)},

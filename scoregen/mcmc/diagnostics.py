@@ -17,6 +17,7 @@ from .._checks import (
     check_callable,
     check_count,
     check_data,
+    check_flag,
     check_kind,
     check_state,
 )
@@ -236,6 +237,7 @@ def run_chains(
     """
     check_count("warmup", warmup, 0)
     check_count("thin", thin)
+    check_flag("progress", progress)
     check_kind("sampler", sampler, Sampler, "Sampler(MALA(0.1), Constant(0.0, 500))")
     check_model(model)
     check_data(x)

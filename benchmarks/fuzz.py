@@ -21,11 +21,13 @@ from __future__ import annotations
 
 import argparse
 import collections
+import contextlib
 import inspect
 import linecache
 import math
 import signal
 import sys
+import tempfile
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
@@ -50,6 +52,7 @@ MODEL_LOSSES = (
     sg.objectives.SlicedScoreMatching, sg.objectives.ContrastiveDivergence,
     sg.objectives.NoiseContrastive, sg.objectives.PersistentContrastiveDivergence,
 )  # fmt: skip
+RESULTS = (tuple, list, sg.analysis.Amplification, sg.analysis.OutputLaw)
 SECONDS = 8
 OWN_ERRORS = (
     ValueError, TypeError, sg.DivergenceError, sg.training.CheckpointError, NotImplementedError,
@@ -171,9 +174,10 @@ OWN: dict[str, dict[str, Callable[[], Any]]] = {
     "likelihood.bits_per_dim": {
         "nats": lambda: normal(4), "dims": lambda: 2, "dequantised": lambda: True,
     },
-    "likelihood.bits_report": {"x": lambda: torch.ones(4, 2), "knots": lambda: 5},
+    "analysis.plot": {"path": lambda: "w2.png"},
+    "likelihood.bits_report": {
+        "progress": lambda: False,"x": lambda: torch.ones(4, 2), "knots": lambda: 5},
     "likelihood.dequantise": {"x": lambda: torch.ones(4, 2)},
-    "analysis.Amplification": {"gains": lambda: normal(4, 2).double()},
     "analysis.analyse": {
         "samplers": lambda: {"ddim": sg.Sampler(sg.DDIM(), sg.UniformTime(4))},
         "steps": lambda: (4, 8),
@@ -237,7 +241,7 @@ def public() -> Iterator[tuple[str, Any]]:
             thing = getattr(module, name)
             ours = getattr(thing, "__module__", "").startswith("scoregen")
             if ours and callable(thing) and not inspect.isabstract(thing):
-                if inspect.isclass(thing) and issubclass(thing, tuple | Enum | Exception):
+                if inspect.isclass(thing) and issubclass(thing, (*RESULTS, Enum, Exception)):
                     continue  # results, which nobody builds by hand
                 if getattr(thing, "_is_protocol", False):
                     continue  # no instance can be made
@@ -362,7 +366,13 @@ def attempt(thing: Any, given: dict[str, Any]) -> tuple[str, str]:
 
 def fuzz(pattern: str = "", every: int = 1) -> tuple[list[Outcome], list[str]]:
     """All outcomes, and the callables that could not be called well to begin with."""
-    with torch.random.fork_rng(), warnings.catch_warnings():
+    # what writes files is given words for paths too: in a folder that goes away
+    with (
+        torch.random.fork_rng(),
+        warnings.catch_warnings(),
+        tempfile.TemporaryDirectory() as folder,
+        contextlib.chdir(folder),
+    ):
         warnings.simplefilter("ignore")
         return _fuzz(pattern, every)
 

@@ -80,6 +80,8 @@ def bits_report(
     """
     check_model(model)
     check_data(x)
+    if len(x) == 0:
+        raise ValueError("x must hold at least one sample, got none")
     check_count("knots", knots, 2)
     check_count("probes", probes)
     check_count("exact", exact, 0)

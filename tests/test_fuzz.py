@@ -28,7 +28,19 @@ def _fuzz() -> ModuleType:
 
 @pytest.mark.skipif(not hasattr(__import__("signal"), "SIGALRM"), reason="needs SIGALRM")
 @pytest.mark.parametrize(
-    ("package", "every"), [("processes.", 3), ("grids.", 5), ("densities.", 5), ("objectives.", 5)]
+    ("package", "every"),
+    [
+        ("processes.", 3),
+        ("grids.", 5),
+        ("densities.", 5),
+        ("objectives.", 5),
+        ("energies.", 7),
+        ("mcmc.", 13),
+        ("likelihood.", 11),
+        ("analysis.", 9),
+        ("metrics.", 7),
+        ("solvers.", 11),
+    ],
 )
 def test_bad_arguments_are_refused_in_words(package: str, every: int) -> None:
     outcomes, skipped = _fuzz().fuzz(package, every)

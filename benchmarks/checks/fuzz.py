@@ -21,11 +21,13 @@ from __future__ import annotations
 
 import argparse
 import collections
+import contextlib
 import inspect
 import linecache
 import math
 import signal
 import sys
+import tempfile
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
@@ -50,6 +52,7 @@ MODEL_LOSSES = (
     sg.objectives.SlicedScoreMatching, sg.objectives.ContrastiveDivergence,
     sg.objectives.NoiseContrastive, sg.objectives.PersistentContrastiveDivergence,
 )  # fmt: skip
+RESULTS = (tuple, list, sg.analysis.Amplification, sg.analysis.OutputLaw)
 SECONDS = 8
 OWN_ERRORS = (
     ValueError, TypeError, sg.DivergenceError, sg.training.CheckpointError, NotImplementedError,
@@ -107,7 +110,13 @@ GOOD: dict[str, Callable[[], Any]] = {
 CHAIN = sg.DiscreteVPSDE.linear(20)
 with torch.random.fork_rng():
     LABELLED = sg.ScoreNetwork(sg.MLP(event=(2,), hidden=8, classes=3), VP, sg.V())
-MOVES = sg.Sampler(sg.MALA(0.05), sg.Constant(0.0, 2))
+MOVES = sg.Sampler(sg.MALA(0.05), sg.Constant(0.0, 6))
+POSTERIOR = sg.mcmc.PosteriorEnergy(
+    lambda x: x.square().sum(1) / 2,
+    lambda x, y: (x.unsqueeze(1) - y).square().sum(2) / 2,
+    normal(5, 2),
+)
+EVIDENCE = sg.mcmc.Evidence(0.0, -1.0, 1.0, 9.0, torch.zeros(9), torch.zeros(9, 1), -1.0, 2.0)
 
 # What one callable needs where the table above has something else, by its full name.
 OWN: dict[str, dict[str, Callable[[], Any]]] = {
@@ -126,12 +135,71 @@ OWN: dict[str, dict[str, Callable[[], Any]]] = {
     },
     "energies.EnergyNetwork": {"net": lambda: lambda x, clock: x.square().sum(1)},
     "energies.GeometricPath": {"reference": lambda: WELL},
+    "energies.EnergyPrediction": {"t": lambda: VP.level(0.5), "score": lambda: normal(4, 2)},
+    "energies.PathEnergy": {"frozen": lambda: sg.energies.energy_from_score(EXACT, 0.5)},
+    "energies.energy_change": {
+        "before": lambda: EXACT(normal(4, 2), 0.5), "after": lambda: EXACT(normal(4, 2), 0.5),
+        "t": lambda: VP.level(0.5),
+    },
     "energies.Mixture": {"models": lambda: (WELL, WELL)},
     "energies.Product": {"models": lambda: (WELL, WELL)},
     "likelihood.bound": {"model": lambda: sg.Gaussian(CHAIN, torch.zeros(2), 0.25)},
     "likelihood.importance_bound": {"model": lambda: sg.Gaussian(CHAIN, torch.zeros(2), 0.25)},
-    "likelihood.dequantise": {"x": lambda: torch.zeros(4, 2)},
+    "mcmc.DualAveraging": {"solver": lambda: sg.MALA(0.05)},
+    "mcmc.NCSNStep": {"eps": lambda: 2e-5},
+    "mcmc.NCSNv2Step": {"eps": lambda: 2e-5},
     "mcmc.PolynomialDecay": {"first": lambda: 0.1},
+    "mcmc.PosteriorEnergy": {
+        "prior": lambda: lambda x: x.square().sum(1) / 2,
+        "term": lambda: lambda x, y: (x.unsqueeze(1) - y).square().sum(2) / 2,
+        "data": lambda: (normal(5, 2),),
+    },
+    "mcmc.ReplicaExchange": {"times": lambda: (0.7, 0.9)},
+    "mcmc.RewardSteering": {"reward": lambda: lambda x: x.sum(1)},
+    "mcmc.Scaled": {"rule": lambda: lambda t: t.sigma, "factor": lambda: 0.5},
+    "mcmc.both_directions": {"forward": lambda: EVIDENCE, "backward": lambda: EVIDENCE},
+    "mcmc.chain_report": {"chains": lambda: sg.mcmc.run_chains(MOVES, WELL, normal(4, 2))},
+    "mcmc.effective": {"log_weights": lambda: normal(3, 8)},
+    "mcmc.leapfrog": {
+        "model": lambda: WELL, "here": lambda: WELL(normal(4, 2), 0.0),
+        "momentum": lambda: normal(4, 2), "t": lambda: WELL.sde.level(0.0),
+    },
+    "mcmc.run_chains": {"sampler": lambda: MOVES, "model": lambda: WELL},
+    "mcmc.systematic": {"log_weights": lambda: normal(3, 8), "u": lambda: torch.full((3,), 0.5)},
+    "mcmc.thermodynamic_integration": {"grid": lambda: sg.UniformTime(4, stop=0.5)},
+    "mcmc.transition_log_prob": {
+        "solver": lambda: sg.Ancestral("large"), "x_t": lambda: normal(4, 2),
+        "x_s": lambda: normal(4, 2), "t": lambda: VP.level(0.5), "s": lambda: VP.level(0.4),
+    },
+    "likelihood.bits_per_dim": {
+        "nats": lambda: normal(4), "dims": lambda: 2, "dequantised": lambda: True,
+    },
+    "analysis.plot": {"path": lambda: "w2.png"},
+    "likelihood.bits_report": {
+        "progress": lambda: False,"x": lambda: torch.ones(4, 2), "knots": lambda: 5},
+    "likelihood.dequantise": {"x": lambda: torch.ones(4, 2)},
+    "analysis.analyse": {
+        "samplers": lambda: {"ddim": sg.Sampler(sg.DDIM(), sg.UniformTime(4))},
+        "steps": lambda: (4, 8),
+    },
+    "analysis.mode_errors": {
+        "model": lambda: sg.GaussianMixture(VP, torch.ones(2), torch.eye(2), torch.ones(2)),
+    },
+    "metrics.C2ST": {"features": lambda: None},
+    "metrics.ClassAccuracy": {"labels": lambda: 0, "classifier": lambda: lambda x: x},
+    "metrics.Diversity": {"features": lambda: lambda x: x},
+    "metrics.digits_features": {"x": lambda: -torch.ones(4, 1, 8, 8)},
+    "metrics.title": {"metric": sg.metrics.Frechet},
+    **{
+        f"metrics.{name}": {
+            "weights": lambda: (0.5, 0.5), "means": lambda: ((0.0, 0.0), (1.0, 1.0)),
+            "covariances": lambda: (((0.1, 0.0), (0.0, 0.1)), ((0.2, 0.0), (0.0, 0.2))),
+        }
+        for name in ("MissingModes", "ModeCovariances", "ModeMeans", "ModeWeights")
+    },
+    "metrics.MomentError": {
+        "mean": lambda: (0.0, 0.0), "covariance": lambda: ((1.0, 0.0), (0.0, 1.0)),
+    },
     "objectives.ContrastiveDivergence": {"sampler": lambda: MOVES},
     "objectives.NoiseContrastive": {
         "noise": lambda: sg.Gaussian(sg.StaticSDE(), torch.zeros(2), 2.0),
@@ -173,7 +241,7 @@ def public() -> Iterator[tuple[str, Any]]:
             thing = getattr(module, name)
             ours = getattr(thing, "__module__", "").startswith("scoregen")
             if ours and callable(thing) and not inspect.isabstract(thing):
-                if inspect.isclass(thing) and issubclass(thing, tuple | Enum | Exception):
+                if inspect.isclass(thing) and issubclass(thing, (*RESULTS, Enum, Exception)):
                     continue  # results, which nobody builds by hand
                 if getattr(thing, "_is_protocol", False):
                     continue  # no instance can be made
@@ -215,6 +283,8 @@ def use(thing: Any, made: Any) -> Any:
         # without lam, which is infinite by definition where alpha or sigma is 0
         return [made.level(f * made.t_max)[:3] for f in (1.0, 0.5, 0.1)]
     if isinstance(made, sg.Solver):
+        if isinstance(made, sg.mcmc.SGLD):
+            return sg.Sampler(made, sg.Constant(0.0, 3)).sample(POSTERIOR, (3, 2))
         if made.direction == "fixed":
             return sg.Sampler(made, sg.Constant(0.5, 3)).sample(EXACT, (3, 2))
         grid = (
@@ -248,7 +318,7 @@ def use(thing: Any, made: Any) -> Any:
     if thing.__module__.endswith("weights"):
         level = VP.level_of(torch.tensor([0.5, 0.7], dtype=torch.float64), torch.zeros(2))
         return made(LABELLED, level, sg.objectives.UniformLaw())
-    if package == "metrics":
+    if isinstance(made, sg.metrics.TwoSample):
         return made(normal(50, 2), normal(60, 2))
     return made
 
@@ -296,7 +366,13 @@ def attempt(thing: Any, given: dict[str, Any]) -> tuple[str, str]:
 
 def fuzz(pattern: str = "", every: int = 1) -> tuple[list[Outcome], list[str]]:
     """All outcomes, and the callables that could not be called well to begin with."""
-    with torch.random.fork_rng(), warnings.catch_warnings():
+    # what writes files is given words for paths too: in a folder that goes away
+    with (
+        torch.random.fork_rng(),
+        warnings.catch_warnings(),
+        tempfile.TemporaryDirectory() as folder,
+        contextlib.chdir(folder),
+    ):
         warnings.simplefilter("ignore")
         return _fuzz(pattern, every)
 

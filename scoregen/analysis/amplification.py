@@ -14,7 +14,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from .._checks import check_choice
+from .._checks import check_choice, check_kind
 from ..densities import Gaussian
 from ..models import Eps, Parameterization, Prediction, ScoreModel
 from ..models.parameterization import X0
@@ -138,6 +138,7 @@ def amplification(
     >>> print(f"{found.largest:.3f} {found.independent:.3f} {found.worst:.3f}")
     0.728 1.652 4.216
     """
+    check_kind("sampler", sampler, Sampler, "Sampler(DDIM(), UniformTime(20))")
     if isinstance(form, str):
         check_choice("form", form, tuple(_FORMS))
         meaning = _FORMS[form]

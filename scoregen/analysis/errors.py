@@ -8,6 +8,7 @@ from typing import Literal, NamedTuple
 
 from torch import Tensor
 
+from .._checks import check_counts, check_entries, check_kind
 from ..densities import gaussian_w2
 from ..grids import Times
 from ..processes import SDE
@@ -80,7 +81,10 @@ def gaussian_error(
     >>> rows[1].w2 < rows[0].w2
     True
     """
-    samplers = [sampler] if steps is None else [sampler.with_steps(n) for n in steps]
+    check_kind("sampler", sampler, Sampler, "Sampler(DDIM(), UniformTime(20))")
+    if name is not None:
+        check_kind("name", name, str, '"DDIM"')
+    samplers = [sampler] if steps is None else [sampler.with_steps(n) for n in _ladder(steps)]
     rows = ErrorTable()
     for each in samplers:
         law = output_law(each, sde, variances, mean, start=start)
@@ -100,6 +104,14 @@ def gaussian_error(
             )
         )
     return rows
+
+
+def _ladder(steps: Iterable[int]) -> tuple[int, ...]:
+    """Numbers of steps from any iterable, at least one."""
+    counts = check_counts("steps", steps)
+    if not counts:
+        raise ValueError("steps must hold at least one number of steps, got none")
+    return counts
 
 
 def _split(
@@ -124,6 +136,13 @@ def _split(
     return prior, last, output_law(rest, sde, variances, mean).w2
 
 
+def _rows(rows: Iterable[ErrorRow]) -> list[ErrorRow]:
+    listed = check_entries("rows", rows, "ErrorRow")
+    for i, row in enumerate(listed):
+        check_kind(f"rows[{i}]", row, ErrorRow, "a row of gaussian_error")
+    return listed
+
+
 def table(rows: Iterable[ErrorRow]) -> str:
     """The rows as a Markdown table.
 
@@ -134,7 +153,7 @@ def table(rows: Iterable[ErrorRow]) -> str:
     """
     head = "sampler | steps | NFE | W2 | KL | mean | std | prior | jump | discretisation"
     lines = [f"| {head} |", "|" + "---|" * 10]
-    for row in rows:
+    for row in _rows(rows):
         worst_mean = max(row.mean_error, key=abs)
         worst_std = max(row.std_error, key=abs)
         numbers = (row.w2, row.kl, worst_mean, worst_std, row.prior, row.jump, row.discretisation)
@@ -159,11 +178,13 @@ def plot(rows: Iterable[ErrorRow], path: Path | str) -> Path:
     ...     plot([row], Path(folder) / "w2.png").name
     'w2.png'
     """
+    check_kind("path", path, (str, Path), '"w2.png"')
+    listed = _rows(rows)
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     lines: dict[str, list[tuple[float, float]]] = {}
-    for row in rows:
+    for row in listed:
         lines.setdefault(row.name, []).append((row.nfe, row.w2))
     figure = Figure(figsize=(7, 5), layout="constrained")
     FigureCanvasAgg(figure)
@@ -207,7 +228,12 @@ def analyse(
     >>> [(row.name, row.steps) for row in rows]
     [('ddim', 8), ('ddim', 16)]
     """
-    ladder = None if steps is None else list(steps)
+    check_kind("samplers", samplers, Mapping, '{"ddim": Sampler(DDIM(), UniformTime(20))}')
+    for name, sampler in samplers.items():
+        check_kind(f"samplers[{name!r}]", sampler, Sampler, "Sampler(DDIM(), UniformTime(20))")
+    ladder = None if steps is None else _ladder(steps)
+    if out is not None:
+        check_kind("out", out, (str, Path), '"analysis"')
     rows = ErrorTable()
     for name, sampler in samplers.items():
         rows += gaussian_error(sampler, sde, variances, mean, ladder, start=start, name=name)

@@ -14,7 +14,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from .._checks import check_choice
+from .._checks import check_choice, check_kind
 from ..densities import gaussian_kl, gaussian_w2
 from ..processes import SDE, Level
 from ..sampling import Sampler
@@ -120,6 +120,7 @@ def is_affine(
     >>> is_affine(Sampler(Dopri5(), UniformTime(2)), VPSDE(), (0.5, 2.0))
     False
     """
+    check_kind("sampler", sampler, Sampler, "Sampler(DDIM(), UniformTime(20))")
     try:
         found = probe(sampler, gaussian_model(sde, variances, mean))
     except NotAffineError:
@@ -159,6 +160,7 @@ def output_law(
     >>> law.draws.shape, round(float(law.std_error), 12) <= 0
     (torch.Size([49, 1]), True)
     """
+    check_kind("sampler", sampler, Sampler, "Sampler(DDIM(), UniformTime(20))")
     check_choice("start", start, ("exact", "prior"))
     model = gaussian_model(sde, variances, mean)
     found = refuse_bends(sampler, model)

@@ -12,7 +12,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .._checks import check_choice, check_count, check_number
+from .._checks import (
+    check_choice,
+    check_count,
+    check_counts,
+    check_kind,
+    check_number,
+    check_numbers,
+)
 from ..grids import Grid, Times
 from ..grids.spaced import _Log
 from ..models import Prediction, ScoreModel
@@ -48,7 +55,8 @@ class ZigZag(_Log):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_number("ratio", self.ratio, 0.0, open_low=True)
+        check_number("ratio", self.ratio, 0.0, math.inf, open_low=True, open_high=True)
+        check_number("margin", self.margin, 0.0, 1.0, open_low=True, open_high=True)
 
     def lams(self, first: float, last: float, moves: int) -> Tensor:
         lengths = torch.ones(moves, dtype=torch.float64)
@@ -130,10 +138,11 @@ def observed_order(
     >>> round(order.last, 1)
     1.0
     """
+    check_kind("sampler", sampler, Sampler, "Sampler(DDIM(), UniformTime(20))")
     check_choice("kind", kind, ("law", "flow"))
     if grid is not None:
         sampler = Sampler(sampler.solver, grid)
-    ladder = tuple(check_count("steps", n) for n in steps)
+    ladder = check_counts("steps", steps)
     if len(ladder) < 2 or any(b <= a for a, b in pairwise(ladder)):
         raise ValueError(f"need at least two increasing numbers of steps, got {ladder}")
     laws = [output_law(sampler.with_steps(n), sde, variances, mean) for n in ladder]
@@ -159,6 +168,7 @@ class PolynomialModel(ScoreModel):
 
     def __init__(self, sde: SDE, power: int, form: Literal["x0", "eps"] = "x0"):
         super().__init__()
+        check_kind("sde", sde, SDE, "VPSDE()")
         check_choice("form", form, ("x0", "eps"))
         self.sde, self.power, self.form = sde, check_count("power", power, 0), form
 
@@ -224,10 +234,15 @@ def last_move_defect(
     >>> last_move_defect(DPMSolverPP(), EDMSDE(), 0, (4.0, 2.0, 1.5)) < 1e-14
     True
     """
+    check_kind("solver", solver, Solver, "DDIM()")
+    tau = check_number("tau", tau, 0.0, 1e100)
+    knots = check_numbers("times", times)
+    if len(knots) < 2:
+        raise ValueError(f"times must be at least two, got {len(knots)}")
     model = PolynomialModel(sde, power, form)
     x = torch.tensor([[0.0], [1.0], [-2.0]], dtype=torch.float64)
     silent = _Silent(0)
-    steps = list(Sampler(solver, Times(*times)).iterate(model, x, noise=silent))
+    steps = list(Sampler(solver, Times(*knots)).iterate(model, x, noise=silent))
     before, after = steps[-2:]
     exact = model.flow(before.x, before.t, after.t, tau)
     return float((after.x - exact).abs().max() / exact.abs().max().clamp(min=1e-300))

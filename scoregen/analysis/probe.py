@@ -9,6 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from .._checks import check_finite, check_kind, check_number, check_numbers, check_tensor
 from ..densities import Gaussian
 from ..models import Counted
 from ..noise import Noise
@@ -35,14 +36,31 @@ def gaussian_model(
     >>> gaussian_model(EDMSDE(), (0.5, 2.0), 1.0).mean
     tensor([1., 1.], dtype=torch.float64)
     """
-    values = torch.as_tensor(variances, dtype=torch.float64)
+    check_kind("sde", sde, SDE, "VPSDE()")
+    values = _numbers("variances", variances)
     if values.dim() != 1 or len(values) == 0 or not bool((values > 0).all()):
         raise ValueError(
             f"variances must be positive and of shape (d,), got {variances!r}; rotate the Gaussian "
             "into its eigenbasis first"
         )
-    centre = torch.as_tensor(mean, dtype=torch.float64).expand(values.shape)
-    return Gaussian(sde, centre, values)
+    centre = _numbers("mean", mean)
+    if centre.shape not in ((), (1,), values.shape):
+        raise ValueError(
+            f"mean must be a number or of shape {tuple(values.shape)}, got {tuple(centre.shape)}"
+        )
+    return Gaussian(sde, centre.expand(values.shape), values)
+
+
+def _numbers(name: str, values: Tensor | Sequence[float] | float) -> Tensor:
+    """Finite real numbers in float64."""
+    if isinstance(values, Tensor):
+        found = check_tensor(name, values).to(torch.float64)
+    elif isinstance(values, Sequence):
+        found = torch.tensor(check_numbers(name, values), dtype=torch.float64)
+    else:
+        found = torch.tensor(check_number(name, values), dtype=torch.float64)
+    check_finite(name, found)
+    return found
 
 
 class _Draws:

@@ -8,9 +8,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .._checks import check_finite, check_number, check_state
+from .._checks import check_data, check_kind, check_number, check_same_shape
 from ..densities import GaussianMixture
 from ..models import ScoreModel
+from ..models.base import check_model
 from ..noise import SampleNoise
 from ..processes import Level
 from ..sampling import Sampler
@@ -50,9 +51,11 @@ def exact_flow(
     >>> bool((exact_flow(model, x, 80.0, 0.0) - model.flow(x, 80.0, 0.0)).abs() < 1e-9)
     True
     """
-    check_finite("x", check_state(x))
-    check_number("rtol", rtol, 0.0, open_low=True, open_high=True)
-    check_number("atol", atol, 0.0, open_low=True, open_high=True)
+    check_model(model)
+    check_data(x)
+    t, s = check_number("t", t), check_number("s", s)
+    rtol = check_number("rtol", rtol, 0.0, open_low=True, open_high=True)
+    atol = check_number("atol", atol, 0.0, open_low=True, open_high=True)
     first, last = model.sde.level(t), model.sde.level(s)
     ends = [math.atan2(level.sigma, level.alpha) for level in (first, last)]
     low, high = min(ends), max(ends)
@@ -108,8 +111,12 @@ def strong_error(
     >>> errors[1] < errors[0] / 4
     True
     """
-    levels = sampler.levels(model.sde)
-    if truth is None:
+    check_kind("sampler", sampler, Sampler, "Sampler(DDIM(), UniformTime(20))")
+    levels = sampler.levels(check_model(model).sde)
+    check_data(x)
+    if truth is not None:
+        check_same_shape("truth", check_data(truth, "truth"), x)
+    else:
         truth = exact_flow(model, x, levels[0].t, levels[-1].t)
     out = sampler.run(model, x, noise=SampleNoise(0))
     return float((out.double() - truth).square().mean().sqrt())
@@ -149,7 +156,8 @@ def mode_errors(samples: Tensor, model: GaussianMixture, t: float = 0.0) -> Mode
     >>> bool((mode_errors(model.sample(10_000), model).weights.abs() < 0.05).all())
     True
     """
-    check_finite("samples", check_state(samples, "samples"))
+    check_data(samples, "samples")
+    check_kind("model", model, GaussianMixture, "GaussianMixture(sde, weights, means, covariances)")
     level = model.sde.level(t)
     x = samples.reshape(len(samples), -1).double()
     if len(x) == 0 or samples.shape[1:] != model.event:

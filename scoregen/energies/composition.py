@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .._checks import check_number
+from .._checks import check_number, check_numbers
 from ..models import Prediction, ScoreModel
 from ..processes import SDE, Level, StaticSDE
 from .energy import EnergyModel, EnergyPrediction, energy_of
@@ -115,10 +115,9 @@ class Product(Weighted):
 
     def __init__(self, *models: ScoreModel, weights: Sequence[float] | None = None):
         super().__init__(models)
-        weights = [1.0] * len(models) if weights is None else weights
-        if len(weights) != len(models):
-            raise ValueError(f"need one weight per model ({len(models)}), got {len(weights)}")
-        self.weights = tuple(check_number("a weight", w) for w in weights)
+        self.weights = check_numbers("weights", [1.0] * len(models) if weights is None else weights)
+        if len(self.weights) != len(models):
+            raise ValueError(f"need one weight per model ({len(models)}), got {len(self.weights)}")
         if not all(w and math.isfinite(w) for w in self.weights):
             raise ValueError(f"weights must be finite and not zero, got {self.weights}")
 
@@ -221,11 +220,25 @@ class Mixture(EnergyModel):
         super().__init__()
         if not models:
             raise ValueError("need at least one model")
-        weights = [1.0] * len(models) if weights is None else weights
-        log_z = [0.0] * len(models) if log_z is None else log_z
-        if not len(weights) == len(log_z) == len(models):
+        ones = [1.0] * len(models)
+        shares = check_numbers(
+            "weights",
+            ones if weights is None else weights,
+            0.0,
+            math.inf,
+            open_low=True,
+            open_high=True,
+        )
+        log_z = check_numbers(
+            "log_z",
+            [0.0] * len(models) if log_z is None else log_z,
+            -math.inf,
+            math.inf,
+            open_low=True,
+            open_high=True,
+        )
+        if not len(shares) == len(log_z) == len(models):
             raise ValueError(f"need one weight and one log_z per model ({len(models)})")
-        shares = [check_number("a weight", w, 0.0, open_low=True) for w in weights]
         self.sde, self.models = _common_process(models), nn.ModuleList(models)
         offset = torch.tensor(shares, dtype=torch.float64).log()
         offset = offset - offset.logsumexp(0) - torch.tensor(log_z, dtype=torch.float64)

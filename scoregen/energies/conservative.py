@@ -12,9 +12,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .._checks import check_count, check_state
+from .._checks import check_count, check_data, check_finite, check_kind, check_state, check_tensor
 from ..densities import Analytic
 from ..models import Given, Prediction, ScoreModel
+from ..models.base import check_model
 from ..processes import Level, StaticSDE
 from .composition import Weighted
 from .energy import EnergyModel, EnergyPrediction, energy_of
@@ -58,6 +59,9 @@ def energy_change(
     if isinstance(before, EnergyPrediction) and isinstance(after, EnergyPrediction):
         difference = after.energy - before.energy
         return LineIntegral(difference, torch.zeros_like(difference))
+    check_model(model)
+    for name, prediction in (("before", before), ("after", after)):
+        check_kind(name, prediction, Prediction, "model(x, t)")
     return _measured(model, before.x, after.x, t, nodes, {})
 
 
@@ -135,6 +139,9 @@ def curl(
     >>> curl(model, torch.zeros(1, 2), 1.0, generator=g).relative
     tensor([0.])
     """
+    check_model(model)
+    check_data(x)
+    check_kind("generator", generator, torch.Generator, "torch.Generator().manual_seed(0)")
     check_count("probes", probes)
     level = t if isinstance(t, Level) else model.level(t, x)
     skew, size = x.new_zeros(len(x)), x.new_zeros(len(x))
@@ -192,6 +199,9 @@ class ScoreEnergy(EnergyModel):
         points: Tensor | None = None,
     ):
         super().__init__()
+        check_model(model)
+        if anchor is not None:
+            check_finite("anchor", check_tensor("anchor", anchor))
         self.model, self.sde, self.nodes = model, StaticSDE(), check_count("nodes", nodes)
         self.at = model.level(t, torch.zeros(1))
         if self.at.sigma == 0 and not isinstance(model.sde, StaticSDE):
@@ -258,6 +268,7 @@ class PathEnergy(EnergyModel):
 
     def __init__(self, frozen: ScoreEnergy):
         super().__init__()
+        check_kind("frozen", frozen, ScoreEnergy, "energy_from_score(model, t)")
         self.frozen, self.sde = frozen, StaticSDE()
 
     def energy(self, x: Tensor, t: Level, **condition: Any) -> Tensor:
@@ -312,6 +323,10 @@ def check_energy_sign(
     >>> from scoregen.energies import Potential
     >>> check_energy_sign(Potential(lambda x: x.square().sum(1)), torch.ones(3, 2))
     """
+    check_model(model)
+    check_data(x)
+    if samples is not None:
+        check_data(samples, "samples")
     with torch.no_grad():
         level = t if isinstance(t, Level) else model.level(t, x)
         score = model(x, level).score

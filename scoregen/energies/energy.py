@@ -13,9 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .._checks import check_number, check_same_shape, check_state
+from .._checks import check_callable, check_kind, check_number, check_same_shape, check_state
 from ..densities import Analytic
 from ..models import Clock, Conditions, Given, HalfLogSNR, Prediction, ScoreModel, conditions_of
+from ..models.base import check_model
 from ..models.network import check_network_condition
 from ..processes import SDE, Level, StaticSDE
 
@@ -174,8 +175,7 @@ class Potential(EnergyModel):
 
     def __init__(self, potential: Callable[[Tensor], Tensor]):
         super().__init__()
-        if not callable(potential):
-            raise TypeError(f"a potential must be a callable x -> E(x), got {potential!r}")
+        check_callable("potential", potential, "(batch, *event) -> (batch,), the energy in nats")
         self.potential, self.sde = potential, StaticSDE()
 
     def energy(self, x: Tensor, t: Level, **condition: Any) -> Tensor:
@@ -202,6 +202,10 @@ class EnergyNetwork(EnergyModel):
 
     def __init__(self, net: nn.Module, sde: SDE, clock: Clock | None = None):
         super().__init__()
+        check_callable("net", net, "(x, clock, **condition) -> (batch,)")
+        check_kind("sde", sde, SDE, "VPSDE()")
+        if clock is not None:
+            check_callable("clock", clock, "(sde, level, x) -> Tensor, such as HalfLogSNR()")
         self.net, self.sde = net, sde
         self.clock: Clock = HalfLogSNR() if clock is None else clock
 
@@ -231,6 +235,7 @@ class ReconstructionEnergy(nn.Module):
 
     def __init__(self, net: Callable[..., Tensor], scale: float = 1.0):
         super().__init__()
+        check_callable("net", net, "(x, clock, **condition) -> a tensor shaped like x")
         self.net, self.scale = net, check_number("scale", scale, 0.0, open_low=True)
 
     def forward(self, x: Tensor, clock: Tensor, **condition: Any) -> Tensor:
@@ -268,7 +273,7 @@ def energy_of(
     tensor([1.8379])
     """
     if not isinstance(t, Level):
-        t = model.level(t, check_state(x))
+        t = check_model(model).level(t, check_state(x))
     level = t
     if isinstance(model, Given):
         return energy_of(model.model, x, level, **model.condition, **condition)

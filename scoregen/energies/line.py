@@ -11,8 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .._checks import check_count, check_number, check_same_shape, check_state
+from .._checks import check_count, check_data, check_number, check_same_shape
 from ..models import ScoreModel
+from ..models.base import check_model
 from ..processes import Level
 
 __all__ = ["LineIntegral", "line_integral"]
@@ -117,8 +118,9 @@ def line_integral(
     >>> round(line_integral(model, zero, two, 0.0).difference.item(), 9)
     2.0
     """
-    check_state(x)
-    check_same_shape("y", y, x)
+    check_model(model)
+    check_data(x)
+    check_same_shape("y", check_data(y, "y"), x)
     if check_count("nodes", nodes, 2) % 2:
         raise ValueError(f"nodes must be even, so that half of them check the rule, got {nodes}")
     check_count("pieces", pieces)
@@ -135,7 +137,8 @@ def line_integral(
     for _ in range(halvings if tolerance < math.inf and len(x) else 0):
         worst = found[:, 1].argmax(0)
         good = 16 * torch.finfo(x.dtype).eps * (1 + found[:, 2].sum(0))
-        open_rows = found[:, 1].sum(0) > good.clamp(min=tolerance)
+        error = found[:, 1].sum(0)
+        open_rows = (error > good) & (error > tolerance)
         if not bool(open_rows.any()):
             break
         rows = torch.arange(len(x), device=x.device)

@@ -18,9 +18,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .._checks import check_choice, check_count, check_finite, check_grid, check_state
+from .._checks import (
+    check_callable,
+    check_choice,
+    check_count,
+    check_data,
+    check_grid,
+    check_kind,
+    check_numbers,
+)
 from ..models import Prediction, ScoreModel
-from ..models.base import evaluating
+from ..models.base import check_model, evaluating
 from ..noise import Noise, SampleNoise
 from ..processes import SDE, DiscreteSDE, Level
 from ..solvers.ancestral import posterior
@@ -100,7 +108,8 @@ def bound(
     """
     decoder = GaussianDecoder() if decoder is None else decoder
     noise = SampleNoise(0) if noise is None else noise
-    levels = _knots(model, x, times, variance)
+    _check(model, x, decoder, noise)
+    levels = _knots(model, times, variance)
     steps = []
     with torch.no_grad(), evaluating(model):
         for t, s, low, high, c0 in _moves(levels):
@@ -145,7 +154,8 @@ def importance_bound(
     check_count("samples", samples)
     decoder = GaussianDecoder() if decoder is None else decoder
     noise = SampleNoise(0) if noise is None else noise
-    levels = _knots(model, x, times, variance)
+    _check(model, x, decoder, noise)
+    levels = _knots(model, times, variance)
     std = model.sde.prior_std(levels[0].t)
     weights = []
     with torch.no_grad(), evaluating(model):
@@ -200,10 +210,9 @@ def continuous_bound(
     >>> continuous_bound(model, torch.zeros(3, 2, dtype=torch.float64), nodes=16).steps.shape
     torch.Size([3, 16])
     """
-    check_state(x)
-    check_finite("x", x)
     decoder = GaussianDecoder() if decoder is None else decoder
     noise = SampleNoise(0) if noise is None else noise
+    _check(model, x, decoder, noise)
     sde = model.sde
     top, last = _noisy(sde, sde.t_max), _noisy(sde, sde.t_min)
     points, weights = np.polynomial.legendre.leggauss(check_count("nodes", nodes))
@@ -222,6 +231,13 @@ def continuous_bound(
         prior = prior_kl(x, top, sde.prior_std(top.t))
     between = torch.stack(steps, 1)
     return Bound(prior, between, data, tuple(times), isinstance(decoder, DiscretisedGaussian))
+
+
+def _check(model: ScoreModel, x: Tensor, decoder: Decoder, noise: Noise) -> None:
+    check_model(model)
+    check_data(x)
+    check_kind("decoder", decoder, Decoder, "GaussianDecoder()")
+    check_callable("noise", noise, "(like, t, s) -> Tensor, such as SampleNoise(0)")
 
 
 def _noisy(sde: SDE, t: float) -> Level:
@@ -254,12 +270,8 @@ def _moves(levels: list[Level]) -> Iterator[tuple[Level, Level, float, float, fl
         before = t
 
 
-def _knots(
-    model: ScoreModel, x: Tensor, times: Sequence[float] | None, variance: Variance
-) -> list[Level]:
+def _knots(model: ScoreModel, times: Sequence[float] | None, variance: Variance) -> list[Level]:
     """Levels of the knots, noisiest first, and the clean end."""
-    check_state(x)
-    check_finite("x", x)
     if not callable(variance):
         check_choice("variance", variance, ("small", "large", "learned"))
     sde = model.sde
@@ -270,7 +282,7 @@ def _knots(
                 "..., t_1), or ask for continuous_bound"
             )
         times = sde.knots[::-1]
-    falling = torch.as_tensor(times, dtype=torch.float64)
-    if falling.dim() == 1 and len(falling) and float(falling[-1]) > 0:
+    falling = torch.tensor(check_numbers("times", times), dtype=torch.float64)
+    if len(falling) and float(falling[-1]) > 0:
         falling = torch.cat([falling, falling.new_zeros(1)])
     return sde.levels(check_grid(falling, sde.t_max, sde.t_min, "down"))

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from .._checks import check_count, check_number, check_state
+from .._checks import check_count, check_data, check_kind, check_numbers, check_tensor
 
 __all__ = ["bits_per_dim", "dequantise"]
 
@@ -35,6 +35,7 @@ def dequantise(
     >>> bool(((y - x).abs() <= 1 / 16).all())
     True
     """
+    check_kind("generator", generator, torch.Generator, "torch.Generator().manual_seed(0)")
     width, _ = on_levels(x, bins, data_range)
     u = torch.rand(x.shape, generator=generator, dtype=x.dtype, device=generator.device)
     return x + width * (u.to(x.device) - 0.5)
@@ -69,6 +70,7 @@ def bits_per_dim(
     >>> round(float(bpd), 4), round(math.log2(17), 4)
     (4.0875, 4.0875)
     """
+    check_tensor("nats", nats)
     check_count("dims", dims)
     if bins is None or data_range is None:
         raise ValueError(
@@ -85,14 +87,16 @@ def bits_per_dim(
 
 def bin_width(bins: int, data_range: tuple[float, float]) -> float:
     check_count("bins", bins, 2)
-    low = check_number("the low end of data_range", data_range[0])
-    high = check_number("the high end of data_range", data_range[1], low, open_low=True)
+    ends = check_numbers("data_range", data_range)
+    if len(ends) != 2 or not -math.inf < ends[0] < ends[1] < math.inf:
+        raise ValueError(f"data_range must be (low, high), finite and rising, got {ends}")
+    low, high = ends
     return (high - low) / (bins - 1)
 
 
 def on_levels(x: Tensor, bins: int, data_range: tuple[float, float]) -> tuple[float, Tensor]:
     """The distance of two levels, and the level 0 .. bins - 1 that each value is on (float64)."""
-    check_state(x)
+    check_data(x)
     width = bin_width(bins, data_range)
     level = (x.detach().double() - data_range[0]) / width
     near = level.round()

@@ -14,11 +14,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .._checks import check_count, check_finite, check_number, check_state
+from .._checks import check_callable, check_count, check_data, check_kind, check_number
 from .._ode import StepsError, integrate, worst_row
 from .._rows import flat
 from ..models import ScoreModel
-from ..models.base import evaluating
+from ..models.base import check_model, evaluating
 from ..processes import SDE, DiscreteSDE, Level
 from .traces import Exact, Hutchinson
 
@@ -87,8 +87,11 @@ def log_prob(
     >>> round(float(log_prob(model, x).value), 3), round(-math.log(2 * math.pi), 3)
     (-1.838, -1.838)
     """
-    low, high = _span(model.sde, t_min, t_max)
+    low, high = _span(check_model(model).sde, t_min, t_max)
     _check(x, rtol, atol, max_steps)
+    check_kind("trace", trace, (Exact, Hutchinson), "Exact()")
+    if prior is not None:
+        check_callable("prior", prior, "(batch, *event) -> (batch,), the log-density at t_max")
     _check_derivatives(x)
     if len(x) == 0:
         return LogProb(x.new_zeros(0), x.new_zeros(0), 0, low)
@@ -151,7 +154,7 @@ def encode(
     >>> encode(model, torch.ones(1, 2))
     tensor([[1., 1.]])
     """
-    low, high = _span(model.sde, t_min, t_max)
+    low, high = _span(check_model(model).sde, t_min, t_max)
     return _carry(model, x, low, high, rtol, atol, max_steps)
 
 
@@ -177,7 +180,7 @@ def decode(
     >>> decode(model, torch.ones(1, 2))
     tensor([[1., 1.]])
     """
-    low, high = _span(model.sde, t_min, t_max)
+    low, high = _span(check_model(model).sde, t_min, t_max)
     return _carry(model, x, high, low, rtol, atol, max_steps)
 
 
@@ -196,8 +199,7 @@ def _span(sde: SDE, t_min: float | None, t_max: float | None) -> tuple[float, fl
 
 
 def _check(x: Tensor, rtol: float, atol: float, max_steps: int) -> None:
-    check_state(x)
-    check_finite("x", x)
+    check_data(x)
     check_number("rtol", rtol, 0.0, open_low=True, open_high=True)
     check_number("atol", atol, 0.0, open_low=True, open_high=True)
     check_count("max_steps", max_steps)

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from .._checks import check_count
+from .._checks import check_count, check_data, check_flag, check_kind
 from ..models import ScoreModel
+from ..models.base import check_model
 from .bound import bound
 from .decoders import DiscretisedGaussian
 from .levels import bits_per_dim, dequantise
@@ -77,7 +78,15 @@ def bits_report(
     ['bound, 20 knots', 'ODE, 4 Hutchinson probes', 'ODE, 4 Hutchinson probes, the same samples',
      'ODE, exact trace']
     """
+    check_model(model)
+    check_data(x)
+    if len(x) == 0:
+        raise ValueError("x must hold at least one sample, got none")
+    check_count("knots", knots, 2)
+    check_count("probes", probes)
     check_count("exact", exact, 0)
+    check_count("seed", seed, 0)
+    check_flag("progress", progress)
     generator = torch.Generator().manual_seed(seed)
     moved = dequantise(x.cpu(), bins=bins, data_range=data_range, generator=generator).to(x)
     dims = x[0].numel()
@@ -126,6 +135,9 @@ def bits_table(rows: list[BitsRow]) -> str:
     |---|---|---|---|
     | bound | 3.200 ± 0.010 | 297 | 5 |
     """
+    check_kind("rows", rows, list, "what bits_report returned")
+    for row in rows:
+        check_kind("a row", row, BitsRow, 'BitsRow("bound", 3.2, 0.01, 297, 5.0)')
     lines = ["| estimate | bits per dimension | samples | seconds |", "|---|---|---|---|"]
     lines += [
         f"| {r.estimate} | {r.bits:.3f} ± {r.stderr:.3f} | {r.samples} | {_seconds(r.seconds)} |"

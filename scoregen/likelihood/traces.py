@@ -68,6 +68,8 @@ class Hutchinson:
 
     def __post_init__(self) -> None:
         check_count("probes", self.probes)
+        check_count("seed", self.seed, 0)
+        check_count("first", self.first, 0)
         check_choice("kind", self.kind, ("rademacher", "gaussian"))
 
     def products(self, x: Tensor) -> Tensor:

@@ -12,10 +12,18 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from .._checks import DivergenceError, check_count, check_finite, check_state
+from .._checks import (
+    DivergenceError,
+    check_callable,
+    check_count,
+    check_data,
+    check_flag,
+    check_kind,
+    check_state,
+)
 from ..energies import EnergyPrediction
 from ..models import Counted, ScoreModel
-from ..models.base import evaluating
+from ..models.base import check_model, evaluating
 from ..noise import Noise, SampleNoise, TorchNoise
 from ..processes import Level, StaticSDE
 from ..sampling import Sampler
@@ -123,7 +131,8 @@ def autocorrelation_time(draws: Tensor) -> Tensor:
     >>> 0.8 < autocorrelation_time(draws).item() < 1.3
     True
     """
-    return draws.shape[0] * (draws.shape[1] // 2 * 2) / ess(draws)
+    size = ess(draws)
+    return draws.shape[0] * (draws.shape[1] // 2 * 2) / size
 
 
 def split_rhat(draws: Tensor) -> Tensor:
@@ -228,8 +237,10 @@ def run_chains(
     """
     check_count("warmup", warmup, 0)
     check_count("thin", thin)
-    check_state(x)
-    check_finite("x", x)
+    check_flag("progress", progress)
+    check_kind("sampler", sampler, Sampler, "Sampler(MALA(0.1), Constant(0.0, 500))")
+    check_model(model)
+    check_data(x)
     noise, solver = _source(seed, noise), sampler.solver
     if solver.direction != "fixed":
         raise TypeError(f"chains need an MCMC kernel, such as MALA(0.1), got {solver!r}")
@@ -277,6 +288,7 @@ def _source(seed: int | torch.Generator | None, noise: Noise | None) -> Noise:
     if noise is not None:
         if seed is not None:
             raise ValueError("give a seed or a noise source, not both")
+        check_callable("noise", noise, "(like, t, s) -> Tensor, such as SampleNoise(0)")
         return noise
     if isinstance(seed, torch.Generator):
         return TorchNoise(seed)
@@ -326,6 +338,7 @@ def chain_report(chains: Chains) -> ChainReport:
     >>> "never accepted" in " ".join(chain_report(still).warnings)
     True
     """
+    check_kind("chains", chains, Chains, "what run_chains returned")
     draws, warnings = chains.draws, []
     rhat, size = float(split_rhat(draws).max()), float(ess(draws).min())
     lost = 0 if chains.divergent is None else int(chains.divergent.sum())

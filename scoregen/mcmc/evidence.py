@@ -10,11 +10,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .._checks import check_count, check_finite, check_grid, check_number, check_state
+from .._checks import check_callable, check_count, check_data, check_grid, check_kind, check_number
 from ..energies import energy_of
 from ..grids import Grid
 from ..models import ScoreModel
-from ..models.base import evaluating
+from ..models.base import check_model, evaluating
 from ..noise import Noise
 from ..processes import Level
 from ..sampling import Solver
@@ -64,8 +64,9 @@ class Evidence(NamedTuple):
 
 def levels_of(kernel: Solver, grid: Grid, model: ScoreModel, x: Tensor) -> list[Level]:
     check_kernel(kernel)
-    check_state(x)
-    check_finite("x", x)
+    check_callable("grid", grid, "(sde) -> times, such as UniformTime(20)")
+    check_model(model)
+    check_data(x)
     if len(x) < 2:
         raise ValueError(f"an interval needs at least two chains, got {len(x)}")
     sde = model.sde
@@ -193,7 +194,11 @@ def _judged(run: _Run, resample: float, confidence: float) -> tuple[float, ...]:
     return found
 
 
-def _check_run(repeats: int, confidence: float, resample: float, groups: int) -> None:
+def _check_run(
+    noise: Noise, repeats: int, confidence: float, resample: float, groups: int, log_z: float
+) -> None:
+    check_callable("noise", noise, "(like, t, s) -> Tensor, such as SampleNoise(0)")
+    check_number("log_z", log_z, -math.inf, math.inf, open_low=True, open_high=True)
     check_count("repeats", repeats)
     check_number("confidence", confidence, 0.0, 1.0, open_low=True, open_high=True)
     check_number("resample", resample, 0.0, 1.0)
@@ -258,7 +263,7 @@ def annealed_importance(
     >>> found.low < 0.5 * math.log(math.pi / 2) < found.high
     True
     """
-    _check_run(repeats, confidence, resample, groups)
+    _check_run(noise, repeats, confidence, resample, groups, log_z)
     levels = levels_of(kernel, grid, model, x)
     run = _run(kernel, levels, model, x, noise, repeats, resample, _fitting(groups, x, resample))
     estimate, low, high, certified = (log_z + v for v in _judged(run, resample, confidence))
@@ -314,7 +319,7 @@ def reverse_annealed_importance(
     >>> found.low < 0.5 * math.log(math.pi / 2) < found.certified_high
     True
     """
-    _check_run(repeats, confidence, resample, groups)
+    _check_run(noise, repeats, confidence, resample, groups, log_z)
     levels = levels_of(kernel, grid, model, x)[::-1]
     run = _run(kernel, levels, model, x, noise, repeats, resample, _fitting(groups, x, resample))
     estimate, high, low, certified = (log_z - v for v in _judged(run, resample, confidence))
@@ -345,6 +350,8 @@ def both_directions(forward: Evidence, backward: Evidence) -> Evidence:
     >>> both_directions(forward, backward)[1:3]
     (-1.0, 2.0)
     """
+    check_kind("forward", forward, Evidence, "what annealed_importance returned")
+    check_kind("backward", backward, Evidence, "what reverse_annealed_importance returned")
     if not math.isfinite(backward.certified_high) or not math.isfinite(forward.certified_low):
         raise ValueError(
             "give the run of annealed_importance first and that of reverse_annealed_importance "

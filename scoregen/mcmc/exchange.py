@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .._checks import check_number
+from .._checks import check_numbers
 from ..models import ScoreModel
 from ..noise import Noise
 from ..processes import Level
@@ -68,7 +68,7 @@ class ReplicaExchange(Kernel):
                 "the kernel must leave each level exactly invariant, like MALA or HMC at "
                 f"temperature 1, got {self.kernel!r}"
             )
-        times = [check_number("a time", t, 0.0, open_low=True) for t in self.times]
+        times = list(check_numbers("times", self.times, 0.0, open_low=True))
         if not times or sorted(set(times)) != times:
             raise ValueError(f"times must rise, from one of them on, got {self.times!r}")
 

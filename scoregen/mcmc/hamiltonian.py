@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from torch import Tensor
 
-from .._checks import check_count
+from .._checks import (
+    check_count,
+    check_kind,
+    check_number,
+    check_same_shape,
+    check_state,
+    check_tensor,
+)
 from ..energies import energy_change
 from ..models import Prediction, ScoreModel
+from ..models.base import check_model
 from ..noise import Noise
 from ..processes import Level
-from .kernel import StepSize
+from .kernel import StepSize, check_positive
 from .metropolis import Metropolis, column, total
 
 __all__ = ["HMC", "leapfrog"]
@@ -51,6 +60,16 @@ def leapfrog(
     >>> round(there.x.item(), 2), round(p.item(), 2)
     (0.84, 0.54)
     """
+    check_model(model)
+    check_kind("here", here, Prediction, "model(x, t)")
+    check_kind("t", t, Level, "model.sde.level(0.5)")
+    check_same_shape("momentum", check_state(momentum, "momentum"), here.x)
+    if not isinstance(h, Tensor):
+        check_number("h", h, -math.inf, math.inf, open_low=True, open_high=True)
+    elif check_tensor("h", h).numel() not in (1, len(momentum)):
+        raise ValueError(f"h must be a number or of shape (batch,), got {tuple(h.shape)}")
+    check_count("steps", steps)
+    check_positive("temperature", temperature)
     h = column(h, momentum)
     kick = h / temperature
     momentum = momentum + kick / 2 * here.score

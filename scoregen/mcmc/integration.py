@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._checks import check_count, check_number
+from .._checks import check_callable, check_count, check_number
 from ..energies import energy_of
 from ..grids import Grid
 from ..models import ScoreModel
@@ -67,7 +67,9 @@ def thermodynamic_integration(
     >>> found.low < 0.5 * math.log(math.pi / 2) < found.high
     True
     """
+    check_callable("noise", noise, "(like, t, s) -> Tensor, such as SampleNoise(0)")
     check_count("repeats", repeats)
+    check_number("log_z", log_z, -math.inf, math.inf, open_low=True, open_high=True)
     check_number("confidence", confidence, 0.0, 1.0, open_low=True, open_high=True)
     levels = levels_of(kernel, grid, model, x)
     if isinstance(kernel, Langevin):

@@ -7,11 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._checks import check_count, check_finite, check_number, check_state
+from .._checks import check_callable, check_count, check_data, check_number
 from ..energies import energy_of
 from ..grids import Times
 from ..models import ScoreModel
-from ..models.base import evaluating
+from ..models.base import check_model, evaluating
 from ..noise import Noise
 from ..sampling import Solver
 from .evidence import check_kernel
@@ -61,8 +61,10 @@ def adaptive_levels(
     (1.0, 0.0)
     """
     check_kernel(kernel)
-    check_state(x)
-    check_finite("x", x)
+    check_model(model)
+    check_data(x)
+    check_callable("noise", noise, "(like, t, s) -> Tensor, such as SampleNoise(0)")
+    check_count("most", most)
     check_number("ess", ess, 0.0, 1.0, open_low=True, open_high=True)
     check_count("repeats", repeats)
     sde = model.sde

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from .._checks import check_state
+
 __all__ = ["effective", "systematic"]
 
 
@@ -23,6 +25,13 @@ def systematic(log_weights: Tensor, u: Tensor) -> Tensor:
     tensor([[0, 1],
             [0, 0]])
     """
+    check_state(log_weights, "log_weights")
+    check_state(u, "u")
+    if log_weights.dim() != 2 or u.shape != log_weights.shape[:1]:
+        raise ValueError(
+            "log_weights must have shape (populations, particles) and u (populations,), got "
+            f"{tuple(log_weights.shape)} and {tuple(u.shape)}"
+        )
     count = log_weights.shape[1]
     keep = torch.arange(count, device=log_weights.device).expand_as(log_weights)
     shares = log_weights.double().softmax(1)
@@ -38,4 +47,5 @@ def effective(log_weights: Tensor) -> Tensor:
     >>> round(effective(torch.tensor([0.0, 0.0, -100.0])).item(), 6)
     2.0
     """
+    check_state(log_weights, "log_weights")
     return (2 * log_weights.logsumexp(-1) - (2 * log_weights).logsumexp(-1)).exp()

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._checks import check_count, check_number
+from .._checks import check_callable, check_count, check_finite, check_number, check_tensor
 from ..energies import EnergyModel
 from ..models import ScoreModel
 from ..noise import Noise
@@ -44,6 +44,12 @@ class PosteriorEnergy(EnergyModel):
         self, prior: Callable[[Tensor], Tensor], term: Callable[..., Tensor], *data: Tensor
     ):
         super().__init__()
+        check_callable("prior", prior, "(batch, *event) -> (batch,), the prior's energy")
+        check_callable("term", term, "(x, *rows of data) -> (batch, rows)")
+        for i, d in enumerate(data):
+            check_finite(f"data[{i}]", check_tensor(f"data[{i}]", d))
+            if d.dim() == 0:
+                raise ValueError(f"data[{i}] must have an axis of rows, got a scalar")
         if not data or any(len(d) != len(data[0]) for d in data) or not len(data[0]):
             raise ValueError("need data tensors with the same number of rows, at least one")
         self.sde, self.prior, self.term, self.count = StaticSDE(), prior, term, len(data[0])

@@ -14,9 +14,10 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from .._checks import check_choice, check_count, check_number
+from .._checks import check_callable, check_choice, check_count, check_number, check_state
 from ..energies import Negated, Product, Tempered
 from ..models import Given, Prediction, ScoreModel
+from ..models.base import check_model
 from ..noise import Noise
 from ..processes import Level, StaticSDE
 from ..sampling import Solver
@@ -84,6 +85,7 @@ def factors(model: ScoreModel, **condition: Any) -> list[tuple[float, ScoreModel
     >>> [exponent for exponent, _ in factors(Product(a, Tempered(b, 2.0), weights=(2.0, -1.0)))]
     [2.0, -0.5]
     """
+    check_model(model)
     if isinstance(model, Given):
         return factors(model.model, **{**model.condition, **condition})
     if isinstance(model, Product | Tempered | Negated):
@@ -125,7 +127,9 @@ def weight_rate(model: ScoreModel, x: Tensor, t: float) -> Tensor:
     >>> weight_rate(Product(one, one, weights=(2.0, -1.0)), torch.ones(2, 1), 0.5)
     tensor([0., 0.])
     """
-    parts, level = factors(model), model.level(t, x)
+    check_model(model)
+    t = check_number("t", t)
+    parts, level = factors(model), model.level(t, check_state(x))
     summed, scores = _scores(parts, x, level)
     sde, time = model.sde, torch.tensor(t, dtype=torch.float64)
     f, g2 = float(sde.f(time)), float(sde.g2(time))
@@ -290,8 +294,7 @@ class RewardSteering(Solver):
             )
         if self.solver.population:
             raise TypeError(f"a population cannot steer a population, got {self.solver!r}")
-        if not callable(self.reward):
-            raise TypeError(f"reward must be a callable x0 -> (batch,), got {self.reward!r}")
+        check_callable("reward", self.reward, "x0 of shape (batch, *event) -> (batch,)")
         check_number("threshold", self.threshold, 0.0, 1.0)
 
     def _rewarded(self, x0: Tensor) -> Tensor:

@@ -7,8 +7,9 @@ import math
 import torch
 from torch import Tensor
 
-from .._checks import check_same_shape, check_state
+from .._checks import check_kind, check_same_shape, check_state
 from ..models import ScoreModel
+from ..models.base import check_model
 from ..noise import SampleNoise
 from ..processes import Level
 from ..sampling import Solver
@@ -65,8 +66,12 @@ def transition_log_prob(
     >>> transition_log_prob(Ancestral("large"), model, x, t, s, x).shape
     torch.Size([1])
     """
+    check_kind("solver", solver, Solver, "Ancestral()")
+    check_model(model)
+    check_kind("t", t, Level, "sde.level(0.5)")
+    check_kind("s", s, Level, "sde.level(0.4)")
     check_state(x_t, "x_t")
-    check_same_shape("x_s", x_s, x_t)
+    check_same_shape("x_s", check_state(x_s, "x_s"), x_t)
     if solver.population:
         raise ValueError(
             f"{type(solver).__name__} moves a population, whose rows have no law alone"

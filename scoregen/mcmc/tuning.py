@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from .._checks import check_count, check_number
+from .._checks import check_callable, check_count, check_number
 from ..models import ScoreModel
 from ..noise import Noise
 from ..processes import Level
@@ -57,6 +57,7 @@ class Scaled:
     factor: float
 
     def __post_init__(self) -> None:
+        check_callable("rule", self.rule, "(level) -> float")
         check_positive("factor", self.factor)
 
     def __call__(self, t: Level) -> float:

@@ -11,8 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .._checks import check_count, check_number
 from .estimate import Direction, Estimate, Measured, TwoSample, checked_batch, checked_pair
-from .features import featured, labelled
+from .features import check_features, featured, labelled
 
 __all__ = ["C2ST"]
 
@@ -55,8 +56,14 @@ class C2ST(TwoSample):
     biased: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        if self.folds < 2:
-            raise ValueError(f"folds must be at least 2, got {self.folds}")
+        check_features(self.features)
+        check_count("folds", self.folds, 2)
+        check_number("seed", check_count("seed", self.seed, 0), high=2**32 - 1)
+        if self.classifier is not None and not hasattr(self.classifier, "fit"):
+            raise TypeError(
+                "classifier must be an estimator of scikit-learn, such as LogisticRegression(), "
+                f"got {self.classifier!r}"
+            )
         if importlib.util.find_spec("sklearn") is None:
             raise ImportError("C2ST needs scikit-learn: pip install 'scoregen[bench]'")
 

@@ -1,23 +1,24 @@
 """Class-conditional samples: are they of their class, and do they differ among themselves?"""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
+from .._checks import check_callable, check_count, check_counts
 from .digits_features import check_digits, digits_classifier, digits_features
 from .estimate import Direction, Estimate, Measured, TwoSample, checked_pair, flat
-from .features import apply
+from .features import apply, check_features
 
 __all__ = ["ClassAccuracy", "Diversity"]
 
 
 def _labels(labels: int | tuple[int, ...], n: int, device: torch.device) -> Tensor:
-    if isinstance(labels, int):
-        return torch.full((n,), labels, device=device)
+    if not isinstance(labels, Sequence):
+        return torch.full((n,), int(labels), device=device)
     if len(labels) != n:
         raise ValueError(
             f"labels must be one class for all or one per sample, got {len(labels)} for {n} samples"
@@ -26,9 +27,10 @@ def _labels(labels: int | tuple[int, ...], n: int, device: torch.device) -> Tens
 
 
 def _check_labels(labels: int | tuple[int, ...]) -> None:
-    listed = (labels,) if isinstance(labels, int) else labels
-    if not listed or not all(isinstance(k, int) and k >= 0 for k in listed):
-        raise ValueError(f"labels must be integers of at least 0, got {labels!r}")
+    if not isinstance(labels, Sequence):
+        check_count("labels", labels, 0)
+    elif not check_counts("labels", labels, 0):
+        raise ValueError("labels must be one class for all or one per sample, got none")
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,8 @@ class ClassAccuracy(TwoSample):
 
     def __post_init__(self) -> None:
         _check_labels(self.labels)
+        if self.classifier is not None:
+            check_callable("classifier", self.classifier, "(n, *event) -> (n, classes)")
 
     def against(self, reference: Tensor) -> Callable[[Tensor], Measured]:
         """Accuracy on samples (n, *event)."""
@@ -124,6 +128,7 @@ class Diversity(TwoSample):
 
     def __post_init__(self) -> None:
         _check_labels(self.labels)
+        check_features(self.features)
 
     def against(self, reference: Tensor) -> Callable[[Tensor], Measured]:
         """Diversity of samples (n, *event)."""

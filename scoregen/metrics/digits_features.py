@@ -11,6 +11,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from .._checks import check_kind
 from .estimate import checked_batch
 
 __all__ = ["DigitsClassifier", "digits_classifier", "digits_features"]
@@ -65,6 +66,7 @@ def digits_classifier(device: str | torch.device = "cpu") -> DigitsClassifier:
     >>> digits_classifier().training
     False
     """
+    check_kind("device", device, (str, torch.device), '"cpu"')
     with torch.device("meta"):  # no initial weights are drawn: the global stream stays
         net = DigitsClassifier()
     weights = files("scoregen.metrics").joinpath("digits_classifier.safetensors").read_bytes()

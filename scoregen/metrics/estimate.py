@@ -1,11 +1,14 @@
 """What a metric is, what it gives, and the checks that every metric shares."""
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Literal, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
+
+from .._checks import check_callable, check_count, check_entries, check_numbers, check_tensor
 
 __all__ = ["Direction", "Estimate", "Measured", "Metric", "TwoSample", "title"]
 
@@ -87,14 +90,28 @@ def title(metric: Metric, n: int) -> str:
     >>> title(Frechet(), 2000), title(Frechet(), 297), title(MMD(), 2000)
     ('frechet-2k', 'frechet-297', 'mmd2')
     """
+    check_callable("metric", metric, "(samples, reference) -> Estimate or number")
+    check_count("n", n, 0)
     name = getattr(metric, "name", None) or getattr(metric, "__name__", type(metric).__name__)
     if not getattr(metric, "biased", False):
         return str(name)
     return f"{name}-{n / 1000:g}k" if n >= 1000 and n % 100 == 0 else f"{name}-{n}"
 
 
+def check_finites(name: str, values: object) -> tuple[float, ...]:
+    """Finite numbers in a sequence."""
+    return check_numbers(name, values, -math.inf, math.inf, open_low=True, open_high=True)
+
+
+def check_rows(name: str, table: object) -> None:
+    """Rows of finite numbers."""
+    for i, row in enumerate(check_entries(name, table, "rows of numbers")):
+        check_finites(f"{name}[{i}]", row)
+
+
 def checked_batch(x: Tensor, which: str, least: int = 2) -> Tensor:
     """One batch (n, *event) of finite floating-point data with n >= least, or a clear error."""
+    check_tensor(which, x)
     if not x.is_floating_point():
         raise TypeError(
             f"{which} must be floating point on the data's own scale, got {x.dtype}: for images "

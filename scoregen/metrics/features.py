@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .._checks import check_callable
 from ..models.base import evaluating
 from .estimate import checked_batch, flat
 
@@ -58,6 +59,12 @@ def apply(features: Callable[[Tensor], Tensor], x: Tensor, what: str = "features
                 )
             parts.append(out)
     return torch.cat(parts)
+
+
+def check_features(features: object) -> None:
+    """Refuse what is neither None nor a function of a batch."""
+    if features is not None:
+        check_callable("features", features, "(n, *event) -> (n, ...), or None")
 
 
 def featured(features: Callable[[Tensor], Tensor] | None, x: Tensor, which: str) -> Tensor:

@@ -10,9 +10,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .._checks import check_tensor
 from ..densities._gaussians import optimal_roots
-from .estimate import Direction, Estimate, Measured, TwoSample, checked_batch, checked_pair, flat
-from .features import featured, labelled
+from .estimate import (
+    Direction,
+    Estimate,
+    Measured,
+    TwoSample,
+    check_finites,
+    check_rows,
+    checked_batch,
+    checked_pair,
+    flat,
+)
+from .features import check_features, featured, labelled
 
 __all__ = ["DebiasedFrechet", "Frechet", "MomentError"]
 
@@ -75,6 +86,9 @@ class Frechet(TwoSample):
     features: Callable[[Tensor], Tensor] | None = None
     direction: ClassVar[Direction] = "lower"
     biased: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        check_features(self.features)
 
     @property
     def name(self) -> str:
@@ -195,7 +209,8 @@ class MomentError(TwoSample):
     name: ClassVar[str] = "moment-w2"
 
     def __post_init__(self) -> None:
-        d = len(self.mean)
+        d = len(check_finites("mean", self.mean))
+        check_rows("covariance", self.covariance)
         if d < 1 or len(self.covariance) != d or any(len(row) != d for row in self.covariance):
             raise ValueError(
                 f"covariance must be {d} rows of {d} numbers beside a mean of {d}, got rows of "
@@ -205,6 +220,8 @@ class MomentError(TwoSample):
     @classmethod
     def of(cls, mean: Tensor, covariance: Tensor) -> Self:
         """Metric from tensors: mean (d,), covariance (d, d) or variances (d,)."""
+        check_tensor("mean", mean)
+        check_tensor("covariance", covariance)
         full = torch.diag(covariance) if covariance.ndim == 1 else covariance
         return cls(tuple(mean.tolist()), tuple(tuple(row) for row in full.tolist()))
 

@@ -8,8 +8,9 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
+from .._checks import check_count, check_number
 from .estimate import Direction, Estimate, Measured, TwoSample, checked_batch, checked_pair, flat
-from .features import featured, labelled
+from .features import check_features, featured, labelled
 
 __all__ = ["KID", "MMD", "median_lengthscale"]
 
@@ -29,7 +30,8 @@ def median_lengthscale(reference: Tensor, most: int = 1000) -> float:
     >>> median_lengthscale(torch.tensor([0.0, 1.0, 3.0]))
     2.0
     """
-    rows = flat(reference)
+    rows = flat(checked_batch(reference, "reference"))
+    check_count("most", most, 2)
     if len(rows) > most:
         rows = rows[torch.linspace(0, len(rows) - 1, most).round().long().to(rows.device)]
     scale = float(torch.pdist(rows).median())
@@ -134,8 +136,10 @@ class MMD(TwoSample):
         if scales is None:
             return
         listed = scales if isinstance(scales, tuple) else (scales,)
-        if not listed or not all(math.isfinite(s) and s > 0 for s in listed):
-            raise ValueError(f"lengthscale must be positive and finite, got {scales}")
+        if not listed:
+            raise ValueError("lengthscale must be a number or several, got ()")
+        for scale in listed:  # its square is used
+            check_number("lengthscale", scale, 1e-150, 1e150)
 
     def against(self, reference: Tensor) -> Callable[[Tensor], Measured]:
         """MMD^2 from one reference (m, *event), whose own kernel is summed once."""
@@ -191,6 +195,9 @@ class KID(TwoSample):
     features: Callable[[Tensor], Tensor] | None = None
     direction: ClassVar[Direction] = "lower"
     biased: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        check_features(self.features)
 
     @property
     def name(self) -> str:

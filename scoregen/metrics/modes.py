@@ -8,7 +8,17 @@ from typing import ClassVar, Literal, Self
 import torch
 from torch import Tensor
 
-from .estimate import Direction, Estimate, Measured, TwoSample, checked_pair, flat
+from .._checks import check_choice, check_entries, check_number, check_tensor
+from .estimate import (
+    Direction,
+    Estimate,
+    Measured,
+    TwoSample,
+    check_finites,
+    check_rows,
+    checked_pair,
+    flat,
+)
 
 __all__ = ["MissingModes", "ModeCovariances", "ModeMeans", "ModeWeights"]
 
@@ -30,7 +40,11 @@ class _Modes(TwoSample):
     biased: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        k = len(self.weights)
+        k = len(check_finites("weights", self.weights))
+        check_rows("means", self.means)
+        check_entries("covariances", self.covariances, "tables of numbers")
+        for i, covariance in enumerate(self.covariances):
+            check_rows(f"covariances[{i}]", covariance)
         if k < 1 or len(self.means) != k or len(self.covariances) != k:
             raise ValueError(
                 f"there must be one weight, mean and covariance per mode, got {k}, "
@@ -61,6 +75,8 @@ class _Modes(TwoSample):
             means: (k, *event).
             covariances: (k, d, d), or variances shaped like the means, or one per mode, (k,).
         """
+        for name, given in (("weights", weights), ("means", means), ("covariances", covariances)):
+            check_tensor(name, given)
         means = means.reshape(len(means), -1)
         if covariances.ndim == 1:
             covariances = covariances[:, None].expand(means.shape)
@@ -136,8 +152,7 @@ def _combine(errors: Tensor, influences: Tensor, reduction: str) -> Measured:
 
 
 def _check_reduction(reduction: str) -> None:
-    if reduction not in ("mean", "worst"):
-        raise ValueError(f"reduction must be 'mean' or 'worst', got {reduction!r}")
+    check_choice("reduction", reduction, ("mean", "worst"))
 
 
 @dataclass(frozen=True)
@@ -209,8 +224,7 @@ class MissingModes(_Modes):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 < self.fraction < 1:
-            raise ValueError(f"fraction must be in (0, 1), got {self.fraction}")
+        check_number("fraction", self.fraction, 0.0, 1.0, open_low=True, open_high=True)
 
     def _errors(self, r: Tensor, z: Tensor) -> Measured:
         bar = self.fraction * torch.tensor(self.weights, dtype=r.dtype, device=r.device)

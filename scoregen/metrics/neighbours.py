@@ -9,8 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .._checks import check_count
 from .estimate import Direction, Estimate, Measured, TwoSample, checked_batch, checked_pair
-from .features import featured, labelled
+from .features import check_features, featured, labelled
 
 __all__ = ["Coverage", "Density", "Precision", "Recall"]
 
@@ -37,8 +38,8 @@ class _Neighbours(TwoSample):
     kind: ClassVar[str] = ""
 
     def __post_init__(self) -> None:
-        if self.neighbours < 1:
-            raise ValueError(f"neighbours must be at least 1, got {self.neighbours}")
+        check_features(self.features)
+        check_count("neighbours", self.neighbours)
 
     @property
     def name(self) -> str:

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .._checks import check_count, check_number
 from .estimate import Direction, Estimate, Measured, TwoSample, checked_batch, checked_pair, flat
 
 __all__ = ["SlicedWasserstein"]
@@ -66,12 +67,9 @@ class SlicedWasserstein(TwoSample):
     biased: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        if self.projections < 1:
-            raise ValueError(f"projections must be at least 1, got {self.projections}")
-        if not 1 <= self.order < math.inf:
-            raise ValueError(f"order must be at least 1 and finite, got {self.order}")
-        if self.seed < 0:
-            raise ValueError(f"seed must be at least 0, got {self.seed}")
+        check_count("projections", self.projections)
+        check_number("order", self.order, 1.0, math.inf, open_high=True)
+        check_number("seed", check_count("seed", self.seed, 0), high=2.0**128, open_high=True)
 
     @property
     def name(self) -> str:

@@ -11,7 +11,7 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
-from .._checks import check_choice, check_count, check_number
+from .._checks import check_choice, check_count, check_number, check_numbers
 from .._rows import against, row_rms
 from ..models import ScoreModel
 from ..noise import Noise
@@ -107,7 +107,7 @@ class _Adaptive(Solver):
         check_number("rtol", self.rtol, 0.0, open_high=True)
         check_number("atol", self.atol, 0.0, open_low=True, open_high=True)
         check_count("max_steps", self.max_steps)
-        if len(self.pid) != 3:
+        if len(check_numbers("pid", self.pid)) != 3:
             raise ValueError(f"pid must be three coefficients, got {self.pid!r}")
         for name, value in zip(("p", "i", "d"), self.pid, strict=True):
             check_number(f"pid's {name}", value, 0.0, open_high=True)

@@ -129,7 +129,7 @@ class AdaptiveSDE(Solver):
         eta: noise of the reverse SDE, 0 for none and 1 for the standard one.
         first: first step to try, in log(alpha / sigma).
         max_steps: most steps of a move, refused ones included.
-        safety: the paper's theta.
+        safety: the paper's theta, at most 0.99, so that a refused step is not tried again.
         exponent: the paper's r.
 
     >>> AdaptiveSDE().nfe is None
@@ -146,8 +146,10 @@ class AdaptiveSDE(Solver):
     nfe = None
 
     def __post_init__(self) -> None:
-        for name in ("rtol", "atol", "first", "safety", "exponent"):
+        for name in ("rtol", "atol", "first", "exponent"):
             check_number(name, getattr(self, name), 0.0, open_low=True, open_high=True)
+        # a refused step must become shorter than the rounding of lengths to halves allows for
+        check_number("safety", self.safety, 0.0, 0.99, open_low=True)
         check_number("eta", self.eta, 0.0, open_high=True)
         check_count("max_steps", self.max_steps)
 

@@ -8,6 +8,7 @@ from functools import lru_cache
 
 from torch import Tensor
 
+from .._checks import check_flag
 from ..models import Prediction
 from ..processes import SDE, Level
 from .coordinate import ANGLE, angle, size
@@ -52,6 +53,7 @@ class AngularAB(Corrected):
 
     def __post_init__(self) -> None:
         check_order("order", self.order, 4)
+        check_flag("smooth_end", self.smooth_end)
 
     def output(self, p: Prediction) -> Tensor:
         return ANGLE.slope(p)

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from .._checks import check_number
+from .._checks import check_count, check_number
 from ..models import ScoreModel
 from ..models.prediction import mix
 from ..noise import Noise
@@ -90,7 +90,7 @@ class SASolver(Solver):
         if not callable(self.tau):
             check_number("tau", self.tau, 0.0, open_high=True)
         check_order("predictor_order", self.predictor_order, 4)
-        if self.corrector_order != 0:
+        if check_count("corrector_order", self.corrector_order, 0) != 0:
             check_order("corrector_order", self.corrector_order, 4)
 
     @property

@@ -58,7 +58,7 @@ def load(name: str) -> ModuleType:
 
 PAGE = load("samplers_page")
 EVERY: list[Solver] = PAGE.instances()
-EVERY += [solver for solver in SOLVERS if solver not in EVERY]
+EVERY += [s for s in SOLVERS if s not in EVERY and not s.population]
 CLAIMING = [s for s in EVERY if s.weak_order is not None or s.order is not None]
 DETERMINISTIC = [s for s in CLAIMING if s.order is not None]
 GRIDS = ("uniform", "karras", "zigzag")

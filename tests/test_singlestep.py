@@ -10,11 +10,12 @@ import torch
 from cases import gaussian, ladder, normal, slope, tensor
 
 from scoregen import DDIM, EDMSDE, VPSDE, Gaussian, RectifiedSDE, Sampler, Times, UniformTime
+from scoregen.noise import ReplayNoise
 from scoregen.analysis import last_move_defect
 from scoregen.models import Counted
 from scoregen.solvers import DPMSolverSingle
 
-NONE: Any = None  # the noise of solvers that draw none
+NONE = ReplayNoise([])  # the noise of solvers that draw none
 FORMS = ["x0", "eps"]
 
 

@@ -504,7 +504,8 @@ def test_one_to_twenty_steps_to_clean_data_are_finite(solver: Solver, sde: SDE) 
 
 @pytest.mark.parametrize("solver", SOLVERS, ids=name)
 def test_the_move_to_clean_data_returns_x0(solver: Solver) -> None:
-    if solver.direction not in ("down", "both") or solver.nfe is None:
+    # a population is drawn again by its weights at the end
+    if solver.direction not in ("down", "both") or solver.nfe is None or solver.population:
         pytest.skip("needs another kind of grid, or steps where it likes")
     sde = VPSDE()
     model, x = mixture(sde), normal(3, 2)

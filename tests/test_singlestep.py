@@ -10,9 +10,9 @@ import torch
 from cases import gaussian, ladder, normal, slope, tensor
 
 from scoregen import DDIM, EDMSDE, VPSDE, Gaussian, RectifiedSDE, Sampler, Times, UniformTime
-from scoregen.noise import ReplayNoise
 from scoregen.analysis import last_move_defect
 from scoregen.models import Counted
+from scoregen.noise import ReplayNoise
 from scoregen.solvers import DPMSolverSingle
 
 NONE = ReplayNoise([])  # the noise of solvers that draw none

@@ -41,8 +41,8 @@ predict x0, v, a velocity or EDM's F | `AngularAB(4)`, t_max to 0.02 |
 
     >>> from scoregen import MLP, VPSDE, Eps, ScoreNetwork
     >>> recommended(ScoreNetwork(MLP(), VPSDE(), Eps()), 20)
-    Sampler(solver=UniPC(order=2, form='x0', variant='exact'), grid=UniformLam(steps=20, start=None, \
-stop=0.0, margin=0.001))
+    Sampler(solver=UniPC(order=2, form='x0', variant='exact'), grid=UniformLam(steps=20, \
+start=None, stop=0.0, margin=0.001))
     """
     check_count("nfe", nfe)
     if not isinstance(model, ScoreModel):

@@ -364,9 +364,15 @@ def test_measure_adds_a_metric_from_kept_samples(tmp_path: Path) -> None:
 
 def test_tables_mark_the_best_and_its_ties() -> None:
     twins = dict.fromkeys(("one", "two & more"), SAMPLERS["ddim"])
-    worse = {"bad": sg.Sampler(sg.EulerMaruyama(), sg.UniformTime(4))}
+    worse = {"bad": sg.Sampler(sg.DDIM(), sg.UniformTime(4, stop=0.9))}
+    truth = MODEL.sample(2000).float()
     result = study(
-        None, samplers={**twins, **worse}, metrics=[SlicedWasserstein(8)], steps=[6], samples=1000
+        None,
+        samplers={**twins, **worse},
+        metrics=[SlicedWasserstein(8)],
+        steps=[6],
+        samples=1000,
+        reference=truth,
     )
     table = result.markdown()
     assert table.count("**") == 4  # the title and the best

@@ -309,11 +309,14 @@ def test_every_row_of_the_readme_runs(code: str) -> None:
             exec(then, scope)
 
 
+# Pages that fit a sampler, run a study or integrate likelihoods: twelve seconds to a minute each.
+LONG = {"few-steps.md", "benchmark-script.md", "energies.md", "likelihood.md"}
+
+
 @pytest.mark.parametrize(
     "page",
     [
-        # fitting a sampler takes a minute
-        pytest.param(page, marks=[pytest.mark.slow] if page.name == "few-steps.md" else [])
+        pytest.param(page, marks=[pytest.mark.slow] if page.name in LONG else [])
         for page in [README, *PAGES]
         if blocks(page.read_text(), "python")
     ],

@@ -233,10 +233,16 @@ def check_state(x: object, name: str = "x") -> Tensor:
 
 
 def check_data(x: object, name: str = "x") -> Tensor:
-    """A batch of samples as `check_state` has it, and finite: for entry points that take data.
+    """A batch of samples as `check_state` has it, and finite: for entry points that take data."""
+    x = check_state(x, name)
+    check_finite(name, x)
+    return x
 
-    Finiteness is looked at on the CPU alone: on a device the answer would have to be waited for,
-    once in every step of a training.
+
+def check_batch(x: object, name: str = "x0") -> Tensor:
+    """`check_data` for what is called in every step of a training: finite on the CPU alone.
+
+    On a device the answer would have to be waited for.
     """
     x = check_state(x, name)
     if x.is_cpu:

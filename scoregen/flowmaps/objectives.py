@@ -21,9 +21,10 @@ from torch import Tensor
 
 from .._checks import check_number, check_state
 from .._rows import against, row_sum
-from ..models import ScoreModel
+from ..models import Prediction, ScoreModel
 from ..objectives import DenoisingScoreMatching, UniformLaw
 from ..objectives.denoising import Objective
+from ..processes import Level
 from .angles import flow_rate, level_at, rate, turned
 from .model import flow_map
 from .pairs import Pairs, lowest
@@ -40,11 +41,18 @@ __all__ = [
 
 def mapped(model: ScoreModel, w: Tensor, first: Tensor, last: Tensor, **condition: Any) -> Tensor:
     """W(w, theta_t, theta_s), shaped like w, at angles of shape (batch,)."""
+    p, to = predicted(model, w, first, last, condition)
+    return p.combine(to.alpha, to.sigma, "the jump")
+
+
+def predicted(
+    model: ScoreModel, w: Tensor, first: Tensor, last: Tensor, condition: dict[str, Any]
+) -> tuple[Prediction, Level]:
+    """The prediction for the jump, and the level of its end on the unit circle."""
     level = level_at(model.sde, first, w)
     to = turned(model.sde, last.to(w), w)
     rho = torch.hypot(level.alpha, level.sigma)
-    p = model.predict(rho * w, level, to=to, **condition)
-    return p.combine(to.alpha, to.sigma, "the jump")
+    return model.predict(rho * w, level, to=to, **condition), to
 
 
 def huber(error: Tensor, c: float) -> Tensor:
@@ -304,10 +312,7 @@ def velocity_between(
 
     m is the middle of the two angles and h half their difference; on the diagonal it is v.
     """
-    level = level_at(model.sde, first, w)
-    to = turned(model.sde, last.to(w), w)
-    rho = torch.hypot(level.alpha, level.sigma)
-    p = model.predict(rho * w, level, to=to, **condition)
+    p, _ = predicted(model, w, first, last, condition)
     middle, half = (first + last) / 2, (first - last) / 2
     return torch.sinc(against(half.to(w), w) / math.pi) * rate(p, middle.to(w))
 

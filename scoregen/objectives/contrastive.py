@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from .._checks import (
+    check_batch,
     check_count,
-    check_data,
     check_kind,
     check_number,
 )
@@ -116,7 +116,7 @@ class ReplayBuffer(nn.Module):
 
     def __init__(self, points: Tensor, restart: float = 0.05):
         super().__init__()
-        check_data(points, "points")
+        check_batch(points, "points")
         check_count("the size of the buffer", len(points))
         self.restart = check_number("restart", restart, 0.0, 1.0)
         self.register_buffer("points", points.detach().clone())

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from .._checks import (
+    check_batch,
     check_callable,
-    check_data,
     check_kind,
     check_same_shape,
     check_state,
@@ -74,7 +74,7 @@ class DenoisingScoreMatching:
                 the process has no noise.
         """
         check_model(model)
-        check_data(x0, "x0")
+        check_batch(x0, "x0")
         check_kind("generator", generator, torch.Generator, "torch.Generator().manual_seed(0)")
         if isinstance(model.sde, StaticSDE):
             raise ValueError(

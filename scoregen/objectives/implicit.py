@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .._checks import (
-    check_data,
+    check_batch,
     check_kind,
     check_number,
 )
@@ -24,7 +24,7 @@ def noised(
 ) -> tuple[Tensor, Level]:
     """(x at time t, its level): the data themselves where the level has no noise."""
     check_model(model)
-    check_data(x0, "x0")
+    check_batch(x0, "x0")
     check_kind("generator", generator, torch.Generator, "torch.Generator().manual_seed(0)")
     level = model.level(t, x0)
     if level.sigma == 0:

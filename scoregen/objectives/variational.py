@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from .._checks import (
+    check_batch,
     check_choice,
     check_count,
-    check_data,
     check_kind,
     check_number,
     check_same_shape,
@@ -224,7 +224,7 @@ def _draw(
     model: ScoreModel, x0: Tensor, generator: torch.Generator, law: LossAwareKnots | None
 ) -> tuple[Tensor, Tensor, Tensor | int]:
     """(knots, noise, 1 / p of the knots)."""
-    check_data(x0, "x0")
+    check_batch(x0, "x0")
     check_kind("generator", generator, torch.Generator, "torch.Generator().manual_seed(0)")
     steps, place = _chain(check_model(model).sde).steps, generator.device
     factor: Tensor | int = steps

@@ -783,7 +783,7 @@ def test_pickles_are_never_loaded(tmp_path: Path, kind: str) -> None:
 
 def test_arrays_of_other_names_and_kinds_are_refused(tmp_path: Path) -> None:
     np.savez(tmp_path / "a.npz", train=GREY, test=GREY)
-    with pytest.raises(ValueError, match="found: train, test"):
+    with pytest.raises(ValueError, match="found: test, train"):
         load(tmp_path / "a.npz")
     np.save(tmp_path / "a.npy", np.array(["a", "b"]))
     with pytest.raises(ValueError, match="must hold numbers, got an array of type <U1"):

@@ -193,7 +193,7 @@ def _named(content: object, path: Path) -> _Content:
             return _Content(values, label)
     raise _Foreign(
         f"{path} must name its arrays x (and y), or images (and labels); "
-        f"found: {', '.join(map(str, content)) or 'nothing'}"
+        f"found: {', '.join(sorted(map(str, content))) or 'nothing'}"
     )
 
 

@@ -99,8 +99,11 @@ def check_number(
     *,
     open_low: bool = False,
     open_high: bool = False,
+    infinite: bool = False,
 ) -> float:
     """Return `value` as a float inside the interval, or name the interval it must lie in.
+
+    Infinity is refused unless `infinite` declares it a value of its own.
 
     Real numbers are Python's, NumPy's, and real tensors of no dimension; no bools, and no arrays
     of one element, whose axis must be a mistake.
@@ -114,10 +117,12 @@ def check_number(
         number = float(value)
     except OverflowError:
         raise ValueError(f"{name} must fit into a float, got a larger integer") from None
+    open_low = open_low or (low == -math.inf and not infinite)
+    open_high = open_high or (high == math.inf and not infinite)
     below = number <= low if open_low else number < low
     above = number >= high if open_high else number > high
     if below or above or math.isnan(number):
-        if low == -math.inf and high == math.inf:
+        if low == -math.inf and high == math.inf and not infinite:
             raise ValueError(f"{name} must be finite, got {number:g}")
         span = f"{'(' if open_low else '['}{low:g}, {high:g}{')' if open_high else ']'}"
         raise ValueError(f"{name} must lie in {span}, got {number:g}")
@@ -233,8 +238,10 @@ def check_state(x: object, name: str = "x") -> Tensor:
 
 
 def check_data(x: object, name: str = "x") -> Tensor:
-    """A batch of samples as `check_state` has it, and finite: for entry points that take data."""
+    """A batch of samples as `check_state` has it, finite and not empty: for what takes data."""
     x = check_state(x, name)
+    if x.numel() == 0:
+        raise ValueError(f"{name} must hold at least one number, got the shape {tuple(x.shape)}")
     check_finite(name, x)
     return x
 

@@ -20,10 +20,10 @@ print((end - start) / (middle - start), *sorted(lazy & set(sys.modules)))
 
 
 def test_the_import_waits_for_nothing_it_may_not_need() -> None:
-    """The library adds a fifth or less; the bound leaves room for a busy machine."""
+    """The library adds an eighth; the goal is a quarter."""
     done = subprocess.run(
         [sys.executable, "-c", MEASURE], cwd=ROOT, capture_output=True, text=True, check=True
     )
     ratio, *eager = done.stdout.split()
     assert eager == []
-    assert float(ratio) < 1.6
+    assert float(ratio) < 1.25

@@ -124,7 +124,7 @@ def line_integral(
     if check_count("nodes", nodes, 2) % 2:
         raise ValueError(f"nodes must be even, so that half of them check the rule, got {nodes}")
     check_count("pieces", pieces)
-    check_number("tolerance", tolerance, 0.0)
+    check_number("tolerance", tolerance, 0.0, infinite=True)
     check_count("halvings", halvings, 0)
     level = t if isinstance(t, Level) else model.level(t, x)
 

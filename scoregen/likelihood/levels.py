@@ -7,7 +7,14 @@ import math
 import torch
 from torch import Tensor
 
-from .._checks import check_count, check_data, check_kind, check_numbers, check_tensor
+from .._checks import (
+    check_count,
+    check_data,
+    check_finite,
+    check_kind,
+    check_numbers,
+    check_tensor,
+)
 
 __all__ = ["bits_per_dim", "dequantise"]
 
@@ -70,7 +77,7 @@ def bits_per_dim(
     >>> round(float(bpd), 4), round(math.log2(17), 4)
     (4.0875, 4.0875)
     """
-    check_tensor("nats", nats)
+    check_finite("nats", check_tensor("nats", nats))
     check_count("dims", dims)
     if bins is None or data_range is None:
         raise ValueError(

@@ -45,7 +45,7 @@ __all__ = [
 def _flat(draws: Tensor) -> Tensor:
     """(chains, draws, coordinates) in float64."""
     check_state(draws, "draws")
-    if draws.dim() < 2 or draws.shape[1] < 4:
+    if draws.dim() < 2 or draws.shape[1] < 4 or draws.numel() == 0:
         shape = tuple(draws.shape)
         raise ValueError(f"draws must be (chains, draws, *event) with 4 draws or more, got {shape}")
     return draws.reshape(*draws.shape[:2], -1).double()

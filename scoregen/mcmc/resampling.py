@@ -44,6 +44,8 @@ def systematic(log_weights: Tensor, u: Tensor) -> Tensor:
 def effective(log_weights: Tensor) -> Tensor:
     """Effective number of particles (sum w)^2 / sum w^2 along the last axis.
 
+    It is nan where a weight is.
+
     >>> round(effective(torch.tensor([0.0, 0.0, -100.0])).item(), 6)
     2.0
     """

@@ -14,7 +14,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from .._checks import check_callable, check_choice, check_count, check_number, check_state
+from .._checks import check_batch, check_callable, check_choice, check_count, check_number
 from ..energies import Negated, Product, Tempered
 from ..models import Given, Prediction, ScoreModel
 from ..models.base import check_model
@@ -129,7 +129,7 @@ def weight_rate(model: ScoreModel, x: Tensor, t: float) -> Tensor:
     """
     check_model(model)
     t = check_number("t", t)
-    parts, level = factors(model), model.level(t, check_state(x))
+    parts, level = factors(model), model.level(t, check_batch(x, "x"))
     summed, scores = _scores(parts, x, level)
     sde, time = model.sde, torch.tensor(t, dtype=torch.float64)
     f, g2 = float(sde.f(time)), float(sde.g2(time))

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from .._checks import check_kind, check_same_shape, check_state
+from .._checks import check_batch, check_kind, check_same_shape
 from ..models import ScoreModel
 from ..models.base import check_model
 from ..noise import SampleNoise
@@ -70,8 +70,8 @@ def transition_log_prob(
     check_model(model)
     check_kind("t", t, Level, "sde.level(0.5)")
     check_kind("s", s, Level, "sde.level(0.4)")
-    check_state(x_t, "x_t")
-    check_same_shape("x_s", check_state(x_s, "x_s"), x_t)
+    check_batch(x_t, "x_t")
+    check_same_shape("x_s", check_batch(x_s, "x_s"), x_t)
     if solver.population:
         raise ValueError(
             f"{type(solver).__name__} moves a population, whose rows have no law alone"

@@ -43,7 +43,7 @@ class TauInterval:
     def __post_init__(self) -> None:
         check_number("tau", self.tau, 0.0, open_high=True)
         check_number("low", self.low, 0.0, open_high=True)
-        check_number("high", self.high, self.low)
+        check_number("high", self.high, self.low, infinite=True)
 
     def __call__(self, t: Level) -> float:
         inside = self.low * t.alpha <= t.sigma <= self.high * t.alpha

@@ -102,7 +102,7 @@ class Interior:
     def __post_init__(self) -> None:
         check_count("steps", self.steps)
         high = math.inf if self.high is None else self.high
-        check_number("high", high, 0.0, open_low=True)
+        check_number("high", high, 0.0, open_low=True, infinite=True)
         if self.low is not None:
             check_number("low", self.low, 0.0, high, open_low=True, open_high=True)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import sys
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -164,19 +165,30 @@ class VESDE(SDE):
 
     (Song et al. 2021, 2011.13456). The -1 makes sigma(0) = 0, as the SDE itself demands.
 
+    Args:
+        sigma_min: the least noise a network of this process knows.
+        sigma_max: about the noise at t = 1.
+        t_min: the first time of training and the last positive one of sampling; the time at which
+            sigma is sigma_min, log 2 / (2 log(sigma_max/sigma_min)), unless given.
+        t_max: the last time.
+
     >>> VESDE().level(0.0).sigma
     0.0
+    >>> round(VESDE(0.01, 50.0).level(VESDE(0.01, 50.0).t_min).sigma, 6)
+    0.01
     """
 
     sigma_min: float = 0.01
     sigma_max: float = 50.0
-    t_min: float = 1e-5
+    t_min: float = cast(float, None)
     t_max: float = 1.0
 
     def __post_init__(self) -> None:
-        _check_span(self)
         check_number("sigma_min", self.sigma_min, 0.0, open_low=True, open_high=True)
         check_number("sigma_max", self.sigma_max, self.sigma_min, open_low=True, open_high=True)
+        if self.t_min is None:
+            object.__setattr__(self, "t_min", math.log(2) / (2 * self._log_ratio))
+        _check_span(self)
         if 2 * self._log_ratio * self.t_max > math.log(sys.float_info.max):
             raise ValueError(
                 f"sigma_min = {self.sigma_min:g} and sigma_max = {self.sigma_max:g} give noise at "

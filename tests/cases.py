@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import scoregen
 from scoregen import (
@@ -279,3 +280,17 @@ def slope(errors: Iterable[float]) -> float:
     """Observed order between the last two of a ladder that doubles the steps."""
     *_, coarse, fine = errors
     return math.log2(coarse / fine)
+
+
+class NoFloat64(TorchDispatchMode):
+    """Fails on float64 tensors on the meta device, which stands for one that has none.
+
+    Reading a number from it (`item`, `bool`, `float`, a copy to the host) fails by itself.
+    """
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        for value in torch.utils._pytree.tree_leaves(out):
+            if isinstance(value, torch.Tensor) and value.device.type == "meta":
+                assert value.dtype != F64, f"{func} makes float64 on the device"
+        return out

@@ -186,6 +186,7 @@ def test_langevin_refuses_to_start_without_noise() -> None:
         Sampler(Langevin(0.1), Times(0.0, 0.0)).run(model, normal(2, 2), noise=Silent())
 
 
+@pytest.mark.filterwarnings("ignore:sampling starts at")
 def test_a_discrete_network_is_not_asked_between_its_knots() -> None:
     model = ScoreNetwork(Answer(lambda x: x), DiscreteVPSDE.linear(10), Eps(), Index())
     with pytest.raises(ValueError, match=r"nearest are 0\.5 and 0\.6.*Knots\(\)"):

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from cases import NoFloat64
 from scipy import stats
 from torch import Tensor, nn
 
@@ -38,15 +39,18 @@ from scoregen.objectives import (
     AtKnots,
     DenoisingScoreMatching,
     EDMWeight,
+    Hybrid,
     Likelihood,
     LogitNormal,
     LogNormalSigma,
+    LossAwareKnots,
     MinSNR,
     Simple,
     Stratified,
     UniformLamLaw,
     UniformLaw,
     Unit,
+    VariationalBound,
 )
 
 PROCESSES: dict[str, tuple[SDE, tuple[float, ...]]] = {
@@ -469,23 +473,33 @@ def test_bad_data_and_processes_are_refused() -> None:
         DenoisingScoreMatching()(static, torch.zeros(2, 3).double(), generator=generator())
 
 
-def test_no_float64_is_made_on_the_datas_device() -> None:
-    """Not every device has float64; `meta` stands in for one."""
-    from torch.utils._python_dispatch import TorchDispatchMode
-
-    class NoFloat64(TorchDispatchMode):
-        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-            out = func(*args, **(kwargs or {}))
-            for made in out if isinstance(out, tuple | list) else [out]:
-                if isinstance(made, torch.Tensor) and made.device.type == "meta":
-                    assert made.dtype != torch.float64, func
-            return out
-
+@pytest.mark.parametrize(
+    "objective",
+    [
+        DenoisingScoreMatching(),
+        VariationalBound("large"),
+        VariationalBound("learned", law=LossAwareKnots(20)),
+        Hybrid(),
+    ],
+    ids=repr,
+)
+def test_no_float64_is_made_on_the_datas_device(objective: Any) -> None:
     with torch.random.fork_rng(devices=[]):
-        model = scoregen.ScoreNetwork(scoregen.MLP(hidden=8), scoregen.VPSDE(), scoregen.V())
+        plain, learned = scoregen.MLP(hidden=8), scoregen.MLP(hidden=8, outputs=2)
+    sde = scoregen.DiscreteVPSDE.linear(20)
+    if isinstance(objective, DenoisingScoreMatching):
+        model = scoregen.ScoreNetwork(plain, sde, scoregen.V()).to("meta")
+    else:
+        model = scoregen.ScoreNetwork(learned, sde, LearnedVariance()).to("meta")
     x0 = torch.empty(4, 2, device="meta")
-    with NoFloat64():
-        loss = DenoisingScoreMatching()(model.to("meta"), x0, generator=torch.Generator())
+    if isinstance(objective, VariationalBound) and objective.law is not None:
+        objective = objective.at  # the law remembers the losses' values
+        index, eps = torch.tensor([0, 5, 19, 3]), torch.empty(4, 2, device="meta")
+        with NoFloat64():
+            loss = objective(model, x0, index, eps)
+    else:
+        with NoFloat64():
+            loss = objective(model, x0, generator=torch.Generator())
     assert loss.device.type == "meta"
     assert loss.dtype == torch.float32
 

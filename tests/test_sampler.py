@@ -208,6 +208,7 @@ def test_a_given_generator_is_the_only_source(monkeypatch: pytest.MonkeyPatch) -
         sampler.sample(gaussian(VPSDE()), (3, 1), seed=source)
 
 
+@pytest.mark.filterwarnings("ignore:sampling starts at")
 def test_the_start_is_the_prior_at_the_grids_first_time() -> None:
     """Not at t_max: a grid that starts at sigma = 3 starts with standard deviation 3."""
     model = Fixed(EDMSDE(), lambda x, t: torch.zeros_like(x))
@@ -233,6 +234,7 @@ class Recorder(Spy):
         return super().predict(x, t)
 
 
+@pytest.mark.filterwarnings("ignore:sampling starts at")
 def test_the_runs_noise_is_not_the_noise_of_the_start() -> None:
     """The first draw makes x_T; the moves go on from the second."""
     model = Fixed(EDMSDE(), lambda x, t: torch.zeros_like(x))

@@ -10,10 +10,20 @@ from decimal import Decimal, getcontext
 import numpy as np
 import pytest
 import torch
-from cases import CONTINUOUS, F64, NOISY, SDES, gaussian, inner_times, name, normal, tensor
+from cases import (
+    CONTINUOUS,
+    F64,
+    NOISY,
+    SDES,
+    NoFloat64,
+    gaussian,
+    inner_times,
+    name,
+    normal,
+    tensor,
+)
 from hypothesis import given
 from hypothesis import strategies as st
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from scoregen import (
     DDIM,
@@ -406,17 +416,6 @@ def test_levels_of_half_precision_states_keep_the_time(sde: SDE) -> None:
     assert (level.alpha.dtype, level.sigma.dtype) == (torch.bfloat16, torch.bfloat16)
     assert level.t.dtype == level.lam.dtype == torch.float32
     torch.testing.assert_close(level.t.flatten(), t.float(), rtol=1e-7, atol=0)
-
-
-class NoFloat64(TorchDispatchMode):
-    """Fails where a float64 tensor is made on "meta", which stands for a device without them."""
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        out = func(*args, **(kwargs or {}))
-        for o in out if isinstance(out, tuple | list) else [out]:
-            if isinstance(o, torch.Tensor) and (o.device.type, o.dtype) == ("meta", F64):
-                raise TypeError(f"float64 on the device, in {func}")
-        return out
 
 
 @each_noisy

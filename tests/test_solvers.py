@@ -616,6 +616,7 @@ class Spread(ScoreModel):
 
 
 @pytest.mark.parametrize("spread", [0.0, 0.3, 1.0])
+@pytest.mark.filterwarnings("ignore:sampling starts at")
 def test_learned_variance_interpolates_logarithms_for_the_actual_move(spread: float) -> None:
     sde = DiscreteVPSDE.linear(1000)
     t, s = 0.5, 0.4  # a hundred knots in one move

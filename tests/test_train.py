@@ -277,6 +277,15 @@ def test_a_killed_training_resumes_from_the_last_file(tmp_path: Path) -> None:
     assert numbers(rest[-1]) == numbers(straight[-1])
 
 
+@pytest.fixture
+def sigint() -> Iterator[None]:
+    """Python's handler of Ctrl-C, which a shell's background jobs start without."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("sigint")
 def test_ctrl_c_saves_a_whole_step(tmp_path: Path) -> None:
     whole, stopped, again = model(), model(), model(seed=9)
     train(whole)
@@ -295,6 +304,7 @@ def test_ctrl_c_saves_a_whole_step(tmp_path: Path) -> None:
     assert equal(bits(again), bits(whole))
 
 
+@pytest.mark.usefixtures("sigint")
 def test_ctrl_c_within_an_update_waits_for_its_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -124,7 +124,7 @@ def _read(path: Path, mode: str | None, largest: int) -> _Content:
                 size = sum(member.file_size for member in archive.infolist())
             _check_unpacked(path, size, largest)
         if suffix == ".npz":
-            with np.load(path, allow_pickle=False) as arrays:
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
                 wanted = [k for k in arrays.files if any(k in pair for pair in _KEYS)]
                 found = {k: _tensor(arrays[k], path) for k in wanted}
                 return _named(found | dict.fromkeys(set(arrays.files) - set(wanted)), path)

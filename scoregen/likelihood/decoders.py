@@ -99,8 +99,9 @@ class DiscretisedGaussian(Decoder):
         """
         check_same_shape("the mean", mean, x)
         width, level = on_levels(x, self.bins, self.data_range)
-        log_var = torch.as_tensor(log_var, dtype=torch.float64, device=x.device)
-        centred = self.data_range[0] + width * level - mean.double()
+        wide = torch.float32 if x.device.type == "mps" else torch.float64  # which MPS has not
+        log_var = torch.as_tensor(log_var, dtype=wide, device=x.device)
+        centred = self.data_range[0] + width * level.to(wide) - mean.to(wide)
         scale = (-log_var / 2).exp()
         upper = torch.where(level == self.bins - 1, math.inf, (centred + width / 2) * scale)
         lower = torch.where(level == 0, -math.inf, (centred - width / 2) * scale)

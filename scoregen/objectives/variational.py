@@ -151,14 +151,16 @@ class VariationalBound:
         """L_i of a prediction made at knot i of each sample, shape (batch,)."""
         sde = _chain(p.sde)
         ends = (1,) * (x0.dim() - 1)
-        c0, low, high = _table(sde).to(x0.device)[index].reshape(-1, 3, *ends).unbind(1)
-        log_var = log_variance(self.variance, p, low.to(x0.dtype), high.to(x0.dtype))
-        terms = transition_kl(x0, p.x0, c0, low.to(x0.dtype), log_var)
-        first = (index == 0).nonzero().squeeze(1)
+        # looked up in float64 on the host, since not every device of x0 knows float64
+        knots = index.to("cpu")
+        c0, low, high = _table(sde)[knots].reshape(-1, 3, *ends).to(x0).unbind(1)
+        log_var = log_variance(self.variance, p, low, high)
+        terms = transition_kl(x0, p.x0, c0, low, log_var)
+        first = (knots == 0).nonzero().squeeze(1).to(x0.device)
         if len(first) == 0:
             return terms
         # beta-tilde_1 = 0: a fixed variance of the decoder is beta_1, a learned one starts above 0
-        wide = log_var if self.variance == "learned" else high.to(x0.dtype)
+        wide = log_var if self.variance == "learned" else high
         wide = self.decoder.log_variance(wide)
         wide = wide[first] if isinstance(wide, Tensor) else wide
         return terms.index_put((first,), -self.decoder.log_prob(x0[first], p.x0[first], wide))
@@ -237,7 +239,7 @@ def _draw(
         index = torch.multinomial(shares, len(x0), replacement=True, generator=generator)
         factor = (1 / shares[index]).to(x0)
     eps = torch.randn(x0.shape, generator=generator, dtype=x0.dtype, device=place)
-    return index.to(x0.device), eps.to(x0.device), factor
+    return index, eps.to(x0.device), factor  # the knots stay where float64 is known
 
 
 def _predicted(

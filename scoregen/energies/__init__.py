@@ -13,6 +13,7 @@ from .conservative import (
     energy_change,
     energy_from_score,
 )
+from .denoiser import DenoiserEnergy
 from .energy import (
     EnergyModel,
     EnergyNetwork,
@@ -26,6 +27,7 @@ from .line import LineIntegral, line_integral
 __all__ = [
     "GeometricPath",
     "Curl",
+    "DenoiserEnergy",
     "ReconstructionEnergy",
     "EnergyModel",
     "EnergyNetwork",

@@ -23,7 +23,7 @@ from .energy import EnergyModel, EnergyPrediction, energy_of
 __all__ = ["GeometricPath", "Mixture", "Negated", "Product", "Tempered"]
 
 
-def _common_process(models: Sequence[ScoreModel]) -> SDE:
+def common_process(models: Sequence[ScoreModel]) -> SDE:
     """The one process of all models; a time-free energy goes with any."""
     for model in models:
         if not isinstance(model, ScoreModel):
@@ -48,7 +48,7 @@ class Weighted(EnergyModel):
         super().__init__()
         if not models:
             raise ValueError("need at least one model")
-        self.sde = _common_process(models)
+        self.sde = common_process(models)
         self.models = nn.ModuleList(models)
 
     @abstractmethod
@@ -239,7 +239,7 @@ class Mixture(EnergyModel):
         )
         if not len(shares) == len(log_z) == len(models):
             raise ValueError(f"need one weight and one log_z per model ({len(models)})")
-        self.sde, self.models = _common_process(models), nn.ModuleList(models)
+        self.sde, self.models, self.log_z = common_process(models), nn.ModuleList(models), log_z
         offset = torch.tensor(shares, dtype=torch.float64).log()
         offset = offset - offset.logsumexp(0) - torch.tensor(log_z, dtype=torch.float64)
         self.register_buffer("offset", offset)

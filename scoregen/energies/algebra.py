@@ -19,6 +19,8 @@ Part = tuple[float, ScoreModel]
 
 def _factors(model: ScoreModel) -> list[Part]:
     """(exponent, model) of every factor; a model that is no product is its own."""
+    if isinstance(model, Product) and model.scheduled:
+        return [(1.0, model)]
     if isinstance(model, Product | Tempered | Negated):
         level = model.sde.level(model.sde.t_max)  # their exponents are the same at every level
         return [
@@ -97,8 +99,8 @@ def _terms(model: ScoreModel) -> list[tuple[float, ScoreModel, float]]:
         return [(model.mass, model, 0.0)]
     if isinstance(model, Mixture):
         parts: list[Any] = list(model.models)
-        joint = zip(model.offset.tolist(), model.log_z, parts, strict=True)
-        return [(model.mass * math.exp(o + z), part, z) for o, z, part in joint]
+        joint = zip(model.shares.tolist(), model.log_z, parts, strict=True)
+        return [(model.mass * share, part, z) for share, z, part in joint]
     raise TypeError(
         f"{type(model).__name__} does not know its normaliser, so its share of a sum is undefined: "
         "add densities such as Gaussian and GaussianMixture, or give Mixture(a, b, weights=..., "

@@ -10,7 +10,7 @@ mixture of them.
 from .inpainting import RePaint, Replacement
 from .measurement import LinearMeasurement, exact_posterior
 from .models import TMPD, PiGDM
-from .particles import Particles, TwistedSMC
+from .particles import TwistedSMC
 from .solvers import DPS, DiffPIR, GuidedAncestral
 
 __all__ = [
@@ -18,7 +18,6 @@ __all__ = [
     "DiffPIR",
     "GuidedAncestral",
     "LinearMeasurement",
-    "Particles",
     "PiGDM",
     "RePaint",
     "Replacement",

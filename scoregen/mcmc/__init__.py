@@ -3,6 +3,7 @@
 Start with `MALA`, `HMC`, `Langevin`, `run_chains` and `annealed_importance`.
 """
 
+from ..sampling.resampling import Population, effective, systematic
 from .diagnostics import (
     ChainReport,
     Chains,
@@ -30,9 +31,8 @@ from .levels import adaptive_levels
 from .metropolis import MALA, ChainState, Metropolis
 from .nuts import NUTS, TreeState
 from .rates import factors, tilt_rate, weight_rate
-from .resampling import effective, systematic
 from .sgld import SGLD, PolynomialDecay, PosteriorEnergy
-from .smc import FeynmanKac, Population
+from .smc import FeynmanKac
 from .steering import RewardSteering
 from .superposition import Superposition
 from .transitions import transition_log_prob

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -19,52 +19,12 @@ from ..models import ScoreModel
 from ..noise import Noise
 from ..processes import Level
 from ..sampling import Solver
+from ..sampling.resampling import fresh, selected
 from .kernel import Kernel
 from .metropolis import total
 from .rates import Factors, factors, kernel_scale, summed_scores
-from .resampling import effective, systematic
 
-__all__ = ["FeynmanKac", "Population"]
-
-
-class Population(NamedTuple):
-    """What a population carries from move to move.
-
-    Attributes:
-        log_weights: of the particles since the last resampling, shape (batch,), float64.
-        log_z: log of the mean weight, as estimated up to the last resampling, a scalar tensor.
-        effective: effective number of particles before the last decision to resample.
-        before: state of the inner solver or reward, None where there is none.
-
-    >>> Population(torch.zeros(4), torch.tensor(0.0), torch.tensor(4.0), None).effective
-    tensor(4.)
-    """
-
-    log_weights: Tensor
-    log_z: Tensor
-    effective: Tensor
-    before: Any
-
-
-def fresh(x: Tensor) -> Population:
-    logs = x.new_zeros(len(x), dtype=torch.float64)
-    return Population(logs, logs.new_zeros(()), logs.new_tensor(float(len(x))), None)
-
-
-def selected(
-    state: Population, share: float, last: bool, noise: Noise, t: Level, x: Tensor
-) -> tuple[Tensor, Population]:
-    """(indices of the survivors, the population after it was resampled or left as it is)."""
-    logs, count = state.log_weights, len(state.log_weights)
-    keep = torch.arange(count, device=x.device)
-    if count == 0:
-        return keep, state
-    found = effective(logs)
-    again = (found < share * count) | last
-    u = torch.special.ndtr(noise(x.new_zeros(count), t, t)[:1].double())
-    chosen = torch.where(again, systematic(logs.unsqueeze(0), u)[0], keep)
-    log_z = state.log_z + torch.where(again, logs.logsumexp(0) - math.log(count), 0.0)
-    return chosen, Population(torch.where(again, 0.0, logs), log_z, found, state.before)
+__all__ = ["FeynmanKac"]
 
 
 @dataclass(frozen=True)

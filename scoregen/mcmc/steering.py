@@ -13,7 +13,7 @@ from ..models import Prediction, ScoreModel
 from ..noise import Noise
 from ..processes import Level
 from ..sampling import Solver
-from .smc import fresh, selected
+from ..sampling.resampling import fresh, selected
 
 __all__ = ["RewardSteering"]
 

@@ -3,6 +3,7 @@
 Start with `Potential`, `EnergyNetwork` and `energy_from_score`.
 """
 
+from . import algebra  # noqa: F401, which gives the operators on models their meaning
 from .composition import GeometricPath, Mixture, Negated, Product, Tempered
 from .conservative import (
     Curl,
@@ -13,6 +14,7 @@ from .conservative import (
     energy_change,
     energy_from_score,
 )
+from .denoiser import DenoiserEnergy
 from .energy import (
     EnergyModel,
     EnergyNetwork,
@@ -26,6 +28,7 @@ from .line import LineIntegral, line_integral
 __all__ = [
     "GeometricPath",
     "Curl",
+    "DenoiserEnergy",
     "ReconstructionEnergy",
     "EnergyModel",
     "EnergyNetwork",

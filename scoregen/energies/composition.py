@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -23,7 +23,10 @@ from .energy import EnergyModel, EnergyPrediction, energy_of
 __all__ = ["GeometricPath", "Mixture", "Negated", "Product", "Tempered"]
 
 
-def _common_process(models: Sequence[ScoreModel]) -> SDE:
+Exponent = float | Callable[[Level], float]
+
+
+def common_process(models: Sequence[ScoreModel]) -> SDE:
     """The one process of all models; a time-free energy goes with any."""
     for model in models:
         if not isinstance(model, ScoreModel):
@@ -48,7 +51,7 @@ class Weighted(EnergyModel):
         super().__init__()
         if not models:
             raise ValueError("need at least one model")
-        self.sde = _common_process(models)
+        self.sde = common_process(models)
         self.models = nn.ModuleList(models)
 
     @abstractmethod
@@ -105,7 +108,8 @@ class Product(Weighted):
         *models: score models of one process, each with its own condition bound by `given`;
             time-free energies (`Potential`) join at every level.
         weights: exponents, one per model, not zero; all 1 unless given. (1 + w, -w) on a
-            conditional and an unconditional model is guidance of strength w.
+            conditional and an unconditional model is guidance of strength w. A function of the
+            level in place of a number is an exponent that changes on the way.
 
     >>> from scoregen.energies import Potential
     >>> half = Potential(lambda x: x.square().sum(1) / 2)
@@ -113,16 +117,24 @@ class Product(Weighted):
     tensor([[-2.]])
     """
 
-    def __init__(self, *models: ScoreModel, weights: Sequence[float] | None = None):
+    def __init__(self, *models: ScoreModel, weights: Sequence[Exponent] | None = None):
         super().__init__(models)
-        self.weights = check_numbers("weights", [1.0] * len(models) if weights is None else weights)
-        if len(self.weights) != len(models):
-            raise ValueError(f"need one weight per model ({len(models)}), got {len(self.weights)}")
-        if not all(w and math.isfinite(w) for w in self.weights):
-            raise ValueError(f"weights must be finite and not zero, got {self.weights}")
+        given = [1.0] * len(models) if weights is None else list(weights)
+        if len(given) != len(models):
+            raise ValueError(f"need one weight per model ({len(models)}), got {len(given)}")
+        numbers = check_numbers("weights", [w for w in given if not callable(w)])
+        if not all(w and math.isfinite(w) for w in numbers):
+            raise ValueError(f"weights must be finite and not zero, got {numbers}")
+        rest = iter(numbers)
+        self.weights = tuple(w if callable(w) else next(rest) for w in given)
+
+    @property
+    def scheduled(self) -> bool:
+        """Whether an exponent depends on the level."""
+        return any(callable(w) for w in self.weights)
 
     def weights_at(self, t: Level) -> Sequence[Any]:
-        return self.weights
+        return [w(t) if callable(w) else w for w in self.weights]
 
 
 class Tempered(Weighted):
@@ -203,7 +215,8 @@ class Mixture(EnergyModel):
         log_z: log normalisers of exp(-E_k), one per model; zero suits exact densities.
 
     Raises:
-        TypeError: when evaluated, if a model has only a score: shares need energies.
+        TypeError: when evaluated, if a model has only a score: shares need energies, and
+            `mcmc.Superposition` samples without them.
 
     >>> from scoregen import Gaussian
     >>> left, right = (Gaussian(StaticSDE(), torch.full((1,), m), 1.0) for m in (-2.0, 2.0))
@@ -239,10 +252,12 @@ class Mixture(EnergyModel):
         )
         if not len(shares) == len(log_z) == len(models):
             raise ValueError(f"need one weight and one log_z per model ({len(models)})")
-        self.sde, self.models = _common_process(models), nn.ModuleList(models)
-        offset = torch.tensor(shares, dtype=torch.float64).log()
-        offset = offset - offset.logsumexp(0) - torch.tensor(log_z, dtype=torch.float64)
-        self.register_buffer("offset", offset)
+        self.sde, self.models, self.log_z = common_process(models), nn.ModuleList(models), log_z
+        share = torch.tensor(shares, dtype=torch.float64)
+        share = share / share.sum()
+        self.register_buffer("shares", share)
+        self.register_buffer("offset", share.log() - torch.tensor(log_z, dtype=torch.float64))
+        self.shares: Tensor
         self.offset: Tensor
 
     def _evaluated(self, x: Tensor, t: Level, **condition: Any) -> tuple[Tensor, Tensor]:

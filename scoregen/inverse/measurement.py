@@ -1,4 +1,4 @@
-"""A linear measurement with Gaussian noise, and the linear algebra that its methods share."""
+"""A linear measurement with Gaussian noise, its algebra, and the posterior where it is known."""
 
 from __future__ import annotations
 
@@ -11,12 +11,16 @@ from torch import Tensor
 
 from .._checks import (
     check_finite,
+    check_kind,
     check_number,
     check_tensor,
 )
+from ..densities import Gaussian, GaussianMixture
+from ..densities.algebra import Moments, mixture_of, moments
+from ..models import ScoreModel
 from ..models.conditions import select
 
-__all__ = ["LinearMeasurement"]
+__all__ = ["LinearMeasurement", "exact_posterior"]
 
 
 class LinearMeasurement:
@@ -95,6 +99,12 @@ class LinearMeasurement:
         some.y = select(self.y, part)
         return some
 
+    def __rmul__(self, prior: object) -> Gaussian | GaussianMixture:
+        """prior * measurement, the posterior of a density that has one in closed form."""
+        if not isinstance(prior, ScoreModel):
+            return NotImplemented
+        return exact_posterior(prior, self)  # type: ignore[arg-type]  # refused there, in words
+
     def __call__(self, x: Tensor) -> Tensor:
         """A x, shape (batch, m)."""
         return self._flat(x) @ self.matrix.to(x).mT
@@ -138,6 +148,61 @@ class LinearMeasurement:
                 f"{tuple(x.shape[1:])} with {flat.shape[1]}"
             )
         return flat
+
+
+def exact_posterior(
+    prior: Gaussian | GaussianMixture, measurement: LinearMeasurement
+) -> Gaussian | GaussianMixture:
+    """p(x | y) of a Gaussian or a mixture, for y = A x + noise n: also `prior * measurement`.
+
+    Component k has weight ~ w_k N(y; A m_k, A S_k A^T + noise^2 I), mean m_k + K_k (y - A m_k) and
+    covariance (I - K_k A) S_k with K_k = S_k A^T (A S_k A^T + noise^2 I)^-1. It lives on the
+    prior's process, so its score at any level is the exact score of the noised posterior.
+
+    Args:
+        prior: of x.
+        measurement: with one y of shape (m,).
+
+    Raises:
+        TypeError: for another prior.
+        ValueError: for one y per sample, or a mixture measured without noise.
+
+    >>> import torch
+    >>> from scoregen import VPSDE
+    >>> seen = LinearMeasurement(torch.eye(2)[:1], torch.tensor([1.0]), 1.0)
+    >>> exact_posterior(Gaussian(VPSDE(), torch.zeros(2), 1.0), seen).mean
+    tensor([0.5000, 0.0000], dtype=torch.float64)
+    """
+    check_kind("measurement", measurement, LinearMeasurement, "LinearMeasurement(a, y, 0.1)")
+    if not isinstance(prior, Gaussian | GaussianMixture):
+        raise TypeError(
+            f"the posterior is known for Gaussian and GaussianMixture, got {type(prior).__name__}: "
+            "use TwistedSMC, which is exact as particles grow, or TMPD or PiGDM, which are quick"
+        )
+    if measurement.y.dim() != 1:
+        raise ValueError(
+            f"need one y of shape (m,), got {tuple(measurement.y.shape)}: make one posterior each"
+        )
+    if isinstance(prior, GaussianMixture) and measurement.noise == 0:
+        raise ValueError("a mixture measured without noise has no density: give some noise")
+    logs, means, covariances = moments(prior)
+    if covariances.dim() == 2:
+        covariances = torch.diag_embed(covariances)
+    a, noise2 = measurement.matrix.to(means.device), measurement.noise**2
+    across = covariances @ a.mT  # S A^T
+    total = a @ across + noise2 * torch.eye(len(a), dtype=a.dtype, device=a.device)
+    gain = torch.linalg.solve(total, across.mT).mT
+    residual = (measurement.y.to(means.device) - means @ a.mT).unsqueeze(-1)
+    fit = (residual * torch.linalg.solve(total, residual)).sum((-2, -1))
+    fit = fit + torch.linalg.slogdet(total).logabsdet + len(a) * math.log(2 * math.pi)
+    kept = torch.eye(a.shape[1], dtype=a.dtype, device=a.device) - gain @ a
+    # Joseph's form stays positive definite where the plain difference would lose digits
+    narrowed = kept @ covariances @ kept.mT + noise2 * gain @ gain.mT
+    narrowed = (narrowed + narrowed.mT) / 2
+    means = means + (gain @ residual).squeeze(-1)
+    if isinstance(prior, GaussianMixture):
+        return mixture_of(prior.sde, Moments(logs - fit / 2, means, narrowed), prior.event)
+    return Gaussian(prior.sde, means[0].reshape(prior.event), narrowed[0])
 
 
 def _column(value: Any) -> Any:

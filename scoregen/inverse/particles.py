@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
-import torch
 from torch import Tensor
-from torch.special import ndtr
 
 from .._checks import (
     check_choice,
@@ -21,28 +19,12 @@ from ..models.prediction import mix
 from ..noise import Noise
 from ..processes import Level
 from ..sampling import Solver
+from ..sampling.resampling import fresh, selected
 from ..solvers.ancestral import posterior
 from .measurement import LinearMeasurement
 from .models import isotropic_spread
 
-__all__ = ["Particles", "TwistedSMC"]
-
-
-class Particles(NamedTuple):
-    """What a population carries from move to move.
-
-    Attributes:
-        log_weights: shape (batch,), without the twist of the current state.
-        log_evidence: scalar tensor, log p(y) as estimated so far (the weights' part is still out).
-        effective: effective number of particles before the last resampling, a scalar tensor.
-
-    >>> Particles(torch.zeros(4), torch.tensor(0.0), torch.tensor(4.0)).effective
-    tensor(4.)
-    """
-
-    log_weights: Tensor
-    log_evidence: Tensor
-    effective: Tensor
+__all__ = ["TwistedSMC"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,6 +47,7 @@ class TwistedSMC(Solver):
         variance: of the chain's moves, "small" or "large".
         threshold: share of effective particles below which they are resampled, in [0, 1].
 
+    >>> import torch
     >>> from scoregen import VPSDE, Gaussian, Sampler, UniformTime
     >>> seen = LinearMeasurement(torch.eye(2)[:1], torch.tensor([1.0]), 0.5)
     >>> model = Gaussian(VPSDE(), torch.zeros(2), 1.0)
@@ -101,40 +84,20 @@ class TwistedSMC(Solver):
         weighed = seen.solve(residual, spread2, seen.noise**2)
         slope = pull(seen.transposed(weighed, x))
         twist = seen.log_prob(p.x0, spread2)
-        zero = x.new_zeros(())
-        if state is None:
-            state = Particles(x.new_zeros(len(x)), zero, zero)
-        logs = state.log_weights + twist
+        state = fresh(x) if state is None else state
+        logs = state.log_weights + twist.double()  # the weights are without the twist of x itself
         last = s.sigma == 0
         if last:  # the chain's last move is certain, and the twist there is the likelihood
-            logs = logs + seen.log_prob(p.x0) - twist
-        count = (2 * logs.logsumexp(0) - (2 * logs).logsumexp(0)).exp()
-        chosen = _systematic(logs, noise(x.new_zeros(len(x)), t, t))
-        again = (
-            torch.full_like(count, True) if last else (count < self.threshold * len(x)).to(count)
-        )
-        keep = torch.arange(len(x), device=x.device)
-        index = torch.where(again.bool(), chosen, keep)
-        mean_weight = logs.logsumexp(0) - math.log(max(len(x), 1))
-        evidence = state.log_evidence + again * mean_weight
-        logs = torch.where(again.bool(), zero, logs)
+            logs = logs + (seen.log_prob(p.x0) - twist).double()
+        weighed_state = state._replace(log_weights=logs)
+        index, state = selected(weighed_state, self.threshold, last, noise, t, x)
         if last:
-            return p.x0[index], Particles(logs, evidence, count)
+            return p.x0[index], state
         c0, c1, small, large = posterior(t, s)
         variance = small if self.variance == "small" else large
         mean, push, twist = mix(c1, x, c0, p.x0)[index], variance * slope[index], twist[index]
         z = math.sqrt(variance) * noise(x, t, s)
         # log p(x_s | x_t) - log q(x_s | x_t, y), of which only the cross terms stay
         gap = (z.square() - (z + push).square()).reshape(len(x), math.prod(x.shape[1:]))
-        ratio = gap.sum(1) / (2 * variance)
-        return mean + push + z, Particles(logs + ratio - twist, evidence, count)
-
-
-def _systematic(logs: Tensor, z: Tensor) -> Tensor:
-    """Indices of one draw of systematic resampling, from a normal draw whose first entry counts."""
-    count = len(logs)
-    if count == 0:
-        return torch.zeros(0, dtype=torch.long, device=logs.device)
-    share = logs.double().softmax(0).cumsum(0)
-    points = (torch.arange(count, device=logs.device) + ndtr(z[0].double())) / count
-    return torch.searchsorted(share, points).clamp(max=count - 1)
+        ratio = gap.sum(1) / (2 * variance) - twist
+        return mean + push + z, state._replace(log_weights=state.log_weights + ratio.double())

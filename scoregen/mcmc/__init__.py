@@ -3,6 +3,7 @@
 Start with `MALA`, `HMC`, `Langevin`, `run_chains` and `annealed_importance`.
 """
 
+from ..sampling.resampling import Population, effective, systematic
 from .diagnostics import (
     ChainReport,
     Chains,
@@ -29,9 +30,11 @@ from .langevin import Langevin, NCSNStep, NCSNv2Step
 from .levels import adaptive_levels
 from .metropolis import MALA, ChainState, Metropolis
 from .nuts import NUTS, TreeState
-from .resampling import effective, systematic
+from .rates import factors, tilt_rate, weight_rate
 from .sgld import SGLD, PolynomialDecay, PosteriorEnergy
-from .smc import FeynmanKac, Population, RewardSteering, factors, weight_rate
+from .smc import FeynmanKac
+from .steering import RewardSteering
+from .superposition import Superposition
 from .transitions import transition_log_prob
 from .tuning import DualAveraging, Scaled, TunedState
 
@@ -63,6 +66,7 @@ __all__ = [
     "SGLD",
     "Scaled",
     "StepSize",
+    "Superposition",
     "PosteriorEnergy",
     "TreeState",
     "TunedState",
@@ -82,6 +86,7 @@ __all__ = [
     "split_rhat",
     "systematic",
     "thermodynamic_integration",
+    "tilt_rate",
     "transition_log_prob",
     "weight_rate",
 ]

@@ -18,10 +18,10 @@ from ..models.base import check_model, evaluating
 from ..noise import Noise
 from ..processes import Level
 from ..sampling import Solver
+from ..sampling.resampling import effective, systematic
 from .kernel import step_at
 from .langevin import Langevin
 from .metropolis import MALA
-from .resampling import effective, systematic
 
 __all__ = [
     "Evidence",

@@ -33,16 +33,22 @@ class KineticState(NamedTuple):
     momentum: Tensor | None
 
 
+@dataclass(frozen=True)
 class Kinetic(Kernel):
     """What `BAOAB` and `OBABO` share: the momentum in the state, N(0, T) at the start.
+
+    Args:
+        step_size: h in time, or a rule that gives it from the level.
+        friction: gamma, per unit time.
+        temperature: T of the target p_t^(1 / T).
 
     >>> issubclass(BAOAB, Kinetic)
     True
     """
 
     step_size: StepSize
-    friction: float
-    temperature: float
+    friction: float = 1.0
+    temperature: float = 1.0
     nfe = None
 
     def __post_init__(self) -> None:
@@ -52,13 +58,7 @@ class Kinetic(Kernel):
 
     @abstractmethod
     def move(
-        self,
-        model: ScoreModel,
-        here: Prediction,
-        p: Tensor,
-        t: Level,
-        h: float,
-        noise: Noise,
+        self, model: ScoreModel, here: Prediction, p: Tensor, t: Level, h: float, noise: Noise
     ) -> tuple[Prediction, Tensor]:
         """(prediction at the new x, new momentum) after one step of length h."""
 
@@ -86,27 +86,12 @@ class BAOAB(Kinetic):
     On a Gaussian the variance of x is exact at every stable step, and only that of the momentum is
     off, by the factor 1 - h^2 / 4v (Leimkuhler and Matthews 2013, 1203.5428).
 
-    Args:
-        step_size: h in time, or a rule that gives it from the level.
-        friction: gamma, per unit time.
-        temperature: T of the target p_t^(1 / T).
-
     >>> BAOAB(0.1).friction
     1.0
     """
 
-    step_size: StepSize
-    friction: float = 1.0
-    temperature: float = 1.0
-
     def move(
-        self,
-        model: ScoreModel,
-        here: Prediction,
-        p: Tensor,
-        t: Level,
-        h: float,
-        noise: Noise,
+        self, model: ScoreModel, here: Prediction, p: Tensor, t: Level, h: float, noise: Noise
     ) -> tuple[Prediction, Tensor]:
         p = p.add(here.score, alpha=h / 2)
         x = here.x.add(p, alpha=h / 2)
@@ -122,27 +107,12 @@ class OBABO(Kinetic):
     The variance of x has an error of order h^2, v / (1 - h^2 / 4v) on a Gaussian of variance v
     (Bussi and Parrinello 2007, 0803.4083).
 
-    Args:
-        step_size: h in time, or a rule that gives it from the level.
-        friction: gamma, per unit time.
-        temperature: T of the target p_t^(1 / T).
-
     >>> OBABO(0.1).direction
     'fixed'
     """
 
-    step_size: StepSize
-    friction: float = 1.0
-    temperature: float = 1.0
-
     def move(
-        self,
-        model: ScoreModel,
-        here: Prediction,
-        p: Tensor,
-        t: Level,
-        h: float,
-        noise: Noise,
+        self, model: ScoreModel, here: Prediction, p: Tensor, t: Level, h: float, noise: Noise
     ) -> tuple[Prediction, Tensor]:
         p = self.thermostat(p, h / 2, here.x, t, noise).add(here.score, alpha=h / 2)
         here = model(here.x.add(p, alpha=h), t)

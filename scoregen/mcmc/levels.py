@@ -14,8 +14,8 @@ from ..models import ScoreModel
 from ..models.base import check_model, evaluating
 from ..noise import Noise
 from ..sampling import Solver
+from ..sampling.resampling import effective, systematic
 from .evidence import check_kernel
-from .resampling import effective, systematic
 
 __all__ = ["adaptive_levels"]
 

@@ -22,6 +22,7 @@ from ..processes import SDE, Level
 from . import conditions as trees
 from .modes import evaluating
 from .network import Conditions, compute_dtype
+from .operators import Operators
 from .prediction import Prediction
 
 __all__ = ["Given", "ScoreModel", "Wrapped", "check_model", "evaluating"]
@@ -54,7 +55,7 @@ def _noticed(predict: Callable[..., Prediction]) -> Callable[..., Prediction]:
     return noticed
 
 
-class ScoreModel(nn.Module, ABC):
+class ScoreModel(Operators, nn.Module, ABC):
     """Anything that predicts at a noise level: a network, a density, models made of models.
 
     Subclasses set `sde` and write `predict`; one that takes a condition sets `conditions` too.

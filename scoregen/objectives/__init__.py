@@ -1,5 +1,6 @@
 """Objectives: one loss per sample, (model, x0, *, generator, **condition) -> (batch,)."""
 
+from .classification import NoiseClassification
 from .contrastive import (
     ContrastiveDivergence,
     NoiseContrastive,
@@ -16,6 +17,7 @@ from .laws import (
     UniformLaw,
 )
 from .normal import LogitNormal, LogNormalSigma
+from .recovery import DiffusionRecovery
 from .sliced import SlicedScoreMatching
 from .variational import Hybrid, LossAwareKnots, VariationalBound
 from .weights import EDMWeight, Likelihood, MinSNR, Simple, Unit, Weight
@@ -25,7 +27,9 @@ __all__ = [
     "LossAwareKnots",
     "VariationalBound",
     "ContrastiveDivergence",
+    "DiffusionRecovery",
     "ImplicitScoreMatching",
+    "NoiseClassification",
     "NoiseContrastive",
     "PersistentContrastiveDivergence",
     "ReplayBuffer",

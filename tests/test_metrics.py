@@ -26,6 +26,7 @@ from scoregen.metrics import (
     Density,
     Diversity,
     Frechet,
+    FunctionMetric,
     MissingModes,
     ModeCovariances,
     ModeMeans,
@@ -140,7 +141,9 @@ def test_title_names_n_where_the_value_depends_on_it():
     def mine(samples, reference):
         return None
 
-    assert title(mine, 10) == "mine"
+    assert title(FunctionMetric(mine, direction="lower", biased=True), 10) == "mine-10"
+    with pytest.raises(TypeError, match="the metric mine must declare"):
+        title(mine, 10)
 
 
 def calibration(metric, draw, repeats=300):

@@ -94,7 +94,7 @@ def test_samples_are_dropped_until_the_page_is_small(tmp_path: Path) -> None:
         model,
         {"ddim": sg.Sampler(sg.DDIM(), sg.UniformTime(2))},
         steps=(2, 4),
-        metrics=[lambda a, b: float(a.mean())],
+        metrics=[sg.metrics.SlicedWasserstein(4)],
         reference=model.sample(60, generator=0).float(),
         progress=False,
     )

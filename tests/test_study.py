@@ -35,6 +35,15 @@ def mean_square(samples: Tensor, reference: Tensor) -> Estimate:
     return Estimate(float(samples.square().mean()), 0.01)
 
 
+def lower(function: Any) -> Any:
+    """A function that declares what a comparison has to know of it."""
+    function.direction, function.biased = "lower", False
+    return function
+
+
+lower(mean_square)
+
+
 def study(out: Path | None = None, **options: Any) -> Comparison:
     model, samplers = options.pop("model", MODEL), options.pop("samplers", SAMPLERS)
     given = {
@@ -133,14 +142,14 @@ def scaled_by(value: float) -> Callable[[Tensor, Tensor], Estimate]:
     def metric(samples: Tensor, reference: Tensor) -> Estimate:
         return Estimate(value * float(samples.square().mean()), 0.01)
 
-    return metric
+    return lower(metric)
 
 
 def doubled(samples: Tensor, reference: Tensor) -> Estimate:
     return Estimate(2 * float(samples.square().mean()), 0.01)
 
 
-doubled.__name__ = "mean_square"
+lower(doubled).__name__ = "mean_square"
 
 
 def network() -> sg.ScoreNetwork:
@@ -234,7 +243,7 @@ def test_another_version_is_computed_again(
 class Stream:
     """A metric with a hidden state: two calls differ."""
 
-    name = "stream"
+    name, direction, biased = "stream", "lower", False
 
     def __init__(self) -> None:
         self.rng = np.random.default_rng(0)
@@ -297,7 +306,7 @@ class Interrupts:
 
     flag: Path
     error: type[BaseException] = KeyboardInterrupt
-    name = "interrupts"
+    name, direction, biased = "interrupts", "lower", False
 
     def __call__(self, samples: Tensor, reference: Tensor) -> Estimate:
         if self.flag.exists() and len(samples) == 200:
@@ -554,7 +563,7 @@ class Kills:
     """Kills its own process when a file is there, once."""
 
     flag: Path
-    name = "kills"
+    name, direction, biased = "kills", "lower", False
 
     def __call__(self, samples: Tensor, reference: Tensor) -> Estimate:
         if len(samples) == 200 and self.flag.exists():
@@ -599,7 +608,7 @@ def test_what_cannot_be_sent_is_refused_before_any_work(tmp_path: Path) -> None:
         return mean_square(samples, reference)
 
     with processes() as executor, pytest.raises((AttributeError, TypeError), match=r"local|pickle"):
-        study(tmp_path, metrics=[local], executor=executor)
+        study(tmp_path, metrics=[lower(local)], executor=executor)
     assert list((tmp_path / "cells").iterdir()) == []
 
 

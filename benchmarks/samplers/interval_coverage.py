@@ -71,7 +71,12 @@ def main() -> None:
             sg.metrics.MMD(1.0),
             sg.metrics.KID(),
             sg.metrics.Coverage(),
-            lambda x, y: float(x.square().mean()),
+            sg.metrics.FunctionMetric(
+                lambda x, y: float(x.square().mean()),
+                direction="lower",
+                biased=False,
+                name="square",
+            ),
         ],
         reference=model.sample(400, generator=1).float(),
         samples=100,

@@ -42,10 +42,10 @@ def write_page(study: Study, path: str | Path, *, heading: str = "Samplers compa
 
     >>> import tempfile
     >>> from scoregen import DDIM, VPSDE, Gaussian, Sampler, UniformTime, compare
+    >>> from scoregen.metrics import MMD
     >>> model = Gaussian(VPSDE(), torch.zeros(2), torch.ones(2))
     >>> study = compare(model, {"ddim": Sampler(DDIM(), UniformTime(5))}, steps=[5, 10],
-    ...                 metrics=[lambda a, b: float(a.mean())], reference=torch.ones(9, 2),
-    ...                 progress=False)
+    ...                 metrics=[MMD(1.0)], reference=model.sample(9).float(), progress=False)
     >>> page = write_page(study, Path(tempfile.mkdtemp()) / "report.html")
     >>> "https:" in page.read_text()
     False

@@ -27,7 +27,7 @@ from ..sampling import Sampler
 from ..training import load as load_model
 from .cells import Job, Task
 from .execute import Executor, Now, Planned, execute
-from .inputs import check_names, direction_of, exact_of, floor_of, titles, try_on_reference
+from .inputs import check_names, exact_of, floor_of, titles, try_on_reference
 from .plan import Baseline, Cell, fixed, plan
 from .study import Comparison
 
@@ -73,7 +73,8 @@ def compare(
         model: a score model, the folder of a checkpoint, or several by name.
         samplers: name -> sampler; grids with a count of steps are resized for each budget.
         steps: budgets of evaluations per sample.
-        metrics: callables (samples, reference) -> Estimate or a number.
+        metrics: callables (samples, reference) -> Estimate or a number, which declare `direction`
+            and `biased`; `metrics.FunctionMetric` declares them for a function.
         reference: real samples, shape (m, *event), or Data.
         seeds: of the noise; all samplers share it within a seed.
         samples: how many to draw per seed; as many as the reference unless given.
@@ -208,7 +209,7 @@ def compare(
     manifest: dict[str, Any] = {
         "models": described,
         "metrics": {
-            n: {"key": k, "direction": direction_of(m), "biased": bool(getattr(m, "biased", False))}
+            n: {"key": k, "direction": m.direction, "biased": m.biased}
             for n, k, m in zip(names, measured, metrics, strict=True)
         },
         "reference": {"count": len(reference), "identity": identity(reference)[:16]},

@@ -7,7 +7,7 @@ from .digits_features import (
     digits_classifier,
     digits_features,
 )
-from .estimate import Direction, Estimate, Measured, Metric, TwoSample, title
+from .estimate import Direction, Estimate, FunctionMetric, Measured, Metric, TwoSample, title
 from .frechet import DebiasedFrechet, Frechet, MomentError
 from .mmd import KID, MMD, median_lengthscale
 from .modes import MissingModes, ModeCovariances, ModeMeans, ModeWeights
@@ -25,6 +25,7 @@ __all__ = [
     "Diversity",
     "Estimate",
     "Frechet",
+    "FunctionMetric",
     "KID",
     "MMD",
     "Measured",

@@ -248,6 +248,13 @@ def test_bad_input_is_named_before_any_work(change: dict[str, Any], message: str
         small(**{"model": UNSAMPLED, **change})
 
 
+def test_a_population_is_not_cut() -> None:
+    seen = sg.inverse.LinearMeasurement(torch.eye(2)[:1], torch.tensor([1.0]), 0.5)
+    twisted = sg.inverse.TwistedSMC(seen)
+    with pytest.raises(ValueError, match="smc acts on all of the 400 samples"):
+        small(model=UNSAMPLED, samplers={"smc": sg.Sampler(twisted, sg.UniformTime(4))}, chunk=50)
+
+
 def test_a_sampler_too_dear_for_every_budget_is_named() -> None:
     dear = {"rk4": sg.Sampler(sg.ProbabilityFlow(sg.solvers.RK4), sg.UniformTime(4, stop=0.5))}
     with pytest.raises(ValueError, match="rk4 needs more than 3"):

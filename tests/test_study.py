@@ -483,6 +483,64 @@ def test_identical_samplers_tie() -> None:
     assert "tie" in str(found)
 
 
+# Large cells in ranges
+
+
+def test_ranges_give_what_the_whole_gives(tmp_path: Path) -> None:
+    """Bit for bit, with labels that are sliced and solvers that choose their evaluations."""
+    samplers = {**SAMPLERS, "dopri": sg.Sampler(sg.Dopri5(), sg.Times(1.0, 0.0))}
+    given = {
+        "model": network(),
+        "condition": {"label": torch.arange(200) % 3},
+        "samplers": samplers,
+        "keep": "samples",
+        "decode": lambda x: 2 * x,
+        "metrics": [SlicedWasserstein(8)],
+    }
+    whole = study(None, chunk=32, **given)
+    with ThreadPoolExecutor(2) as pool:
+        cut = study(tmp_path, split=64, chunk=32, executor=pool, **given)
+        nowhere = study(None, split=32, executor=pool, **given)
+    assert table(cut) == table(whole) == table(nowhere)
+    for place, samples in whole.shown.items():
+        assert torch.equal(cut.shown[place], samples)
+        assert torch.equal(nowhere.shown[place], samples)
+    assert not list((tmp_path / "cells").glob("*.*-*.safetensors")), "parts are put together"
+
+
+def test_a_lost_range_loses_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn, made = cells._drawn, []
+    failing = {"once": True}
+
+    def fails(task: cells.Task, rows: range) -> Any:
+        made.append(rows.start)
+        if rows.start == 100 and failing.pop("once", False):
+            raise OSError("the machine is gone")
+        return drawn(task, rows)
+
+    monkeypatch.setattr(cells, "_drawn", fails)
+    with pytest.warns(UserWarning, match="1 of 1 cells were lost"):
+        hurt = study(tmp_path, steps=[4], split=50)
+    assert [r.status for r in hurt.rows] == ["lost"]
+    made.clear()
+    again = study(tmp_path, steps=[4], split=50)
+    assert made == [100]
+    assert table(again) == table(study(None, steps=[4], chunk=50))
+
+
+def test_a_range_that_diverges_is_a_cell_that_diverged(tmp_path: Path) -> None:
+    samplers = {"bad": sg.Sampler(Diverges(), sg.UniformTime(8))}
+    result = study(tmp_path, samplers=samplers, steps=[8], split=50)
+    assert [(r.status, "move 6" in r.message) for r in result.rows] == [("diverged", True)]
+
+
+def test_splits_that_make_no_sense_are_refused() -> None:
+    with pytest.raises(ValueError, match="multiple of chunk = 30"):
+        study(None, split=50, chunk=30)
+    with pytest.raises(ValueError, match="at least 1"):
+        study(None, split=0)
+
+
 # Executors
 
 

@@ -48,6 +48,16 @@ def check_names(
         raise ValueError(f"seeds must differ and be at least one, got {seeds}")
 
 
+def check_whole(samplers: Mapping[str, Sampler], count: int, chunk: int | None) -> None:
+    """Refuse parts of a cell where the solver knows only the whole of it."""
+    for name, sampler in samplers.items():
+        if chunk is not None and chunk < count and sampler.solver.population:
+            raise ValueError(
+                f"{name} acts on all of the {count} samples at once, so chunk = {chunk} would "
+                "change its answer: compare it without chunk and split"
+            )
+
+
 def titles(metrics: Sequence[Metric], count: int) -> list[str]:
     """The metrics' titles, once it is known that they differ."""
     if not metrics or not all(callable(m) for m in metrics):

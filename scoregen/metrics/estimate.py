@@ -62,7 +62,7 @@ class Metric(Protocol):
         """Whether the expected value moves with the number of samples."""
 
     def __call__(self, samples: Tensor, reference: Tensor, /) -> Estimate | float:
-        """From samples (n, *event) and reference (m, *event); a number alone has an unknown error."""
+        """From samples (n, *event) and reference (m, *event); a number has an unknown error."""
 
 
 class Measured(NamedTuple):

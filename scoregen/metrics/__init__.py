@@ -9,9 +9,11 @@ from .digits_features import (
 )
 from .estimate import Direction, Estimate, FunctionMetric, Measured, Metric, TwoSample, title
 from .frechet import DebiasedFrechet, Frechet, MomentError
+from .inception import InceptionFeatures
 from .mmd import KID, MMD, median_lengthscale
 from .modes import MissingModes, ModeCovariances, ModeMeans, ModeWeights
 from .neighbours import Coverage, Density, Precision, Recall
+from .posterior import PosteriorCoverage
 from .sliced import SlicedWasserstein
 
 __all__ = [
@@ -26,6 +28,7 @@ __all__ = [
     "Estimate",
     "Frechet",
     "FunctionMetric",
+    "InceptionFeatures",
     "KID",
     "MMD",
     "Measured",
@@ -35,6 +38,7 @@ __all__ = [
     "ModeMeans",
     "ModeWeights",
     "MomentError",
+    "PosteriorCoverage",
     "Precision",
     "Recall",
     "SlicedWasserstein",

@@ -1,8 +1,9 @@
 """What a thing computes, as a number: tensors, settings, code and closures, never an address.
 
-Two things with one identity give the same results, so a stored result may be served for both. The
+Two things with one `identity` give the same results, so a stored result may be served for both. The
 converse does not hold: a comment moved or a counter increased may change an identity, and then a
-result is computed again, which costs time and nothing else.
+result is computed again, which costs time and nothing else. A `recipe` leaves out what a training
+changes, the weights, so that a training that goes on finds its own.
 """
 
 from __future__ import annotations
@@ -12,12 +13,14 @@ import functools
 import hashlib
 import importlib.metadata
 import inspect
+import logging
 import os
 import struct
 import sys
 import sysconfig
 import types
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import is_dataclass
 from enum import Enum
 from pathlib import Path, PurePath
 from typing import Any
@@ -28,7 +31,7 @@ from torch import Tensor, nn
 
 from ._version import __version__
 
-__all__ = ["IdentityError", "identity", "library"]
+__all__ = ["IdentityError", "identity", "library", "modules_within", "recipe", "structure"]
 
 _LIBRARIES = tuple(
     str(Path(sysconfig.get_path(name)).resolve())
@@ -42,7 +45,7 @@ _INCIDENTAL = {
     "__module__", "__qualname__", "__doc__", "__dict__", "__weakref__", "__annotations__",
     "__firstlineno__", "__static_attributes__", "__abstractmethods__", "_abc_impl", "__slots__",
     "__dataclass_fields__", "__dataclass_params__", "__match_args__", "__orig_bases__",
-    "__parameters__", "__annotate_func__", "__annotations_cache__", "__annotate__",
+    "__parameters__", "__slotnames__", "__annotate_func__", "__annotations_cache__", "__annotate__",
 }  # fmt: skip
 # what a dataclass writes from its fields
 _WRITTEN = {
@@ -101,8 +104,61 @@ def identity(thing: Any) -> str:
     return _Reader().digest(thing, type(thing).__name__).hex()
 
 
+def recipe(thing: Any, what: str = "the objective") -> str:
+    """Sixteen hexadecimal digits of what a thing is set to compute, in any state of its training.
+
+    As `identity`, but modules count with their `structure` instead of their weights, and libraries
+    by name instead of their version, so that a training goes on after an update.
+
+    Args:
+        thing: an objective; anything that `identity` takes.
+        what: how an error calls it.
+
+    Raises:
+        IdentityError: for what cannot be recognised in another process.
+
+    >>> recipe(nn.Dropout(0.1)) == recipe(nn.Dropout(0.1)) != recipe(nn.Dropout(0.2))
+    True
+    """
+    return _Recipe().digest(thing, what).hex()[:16]
+
+
+def structure(model: nn.Module) -> dict[str, str]:
+    """The settings of every module, by its path: another dropout or width is another structure.
+
+    Settings are the attributes made of numbers, words, functions and containers or dataclasses of
+    these; other attributes are state. Weights and buffers appear by shape and dtype alone.
+
+    >>> structure(nn.Dropout(0.3))
+    {'': 'Dropout(inplace=False, p=0.3)'}
+    """
+    found = {}
+    for path, module in model.named_modules():
+        if path.endswith("_orig_mod"):  # a compiled network stands for the network inside
+            path = path.removesuffix("_orig_mod").removesuffix(".")
+        held = [f"{k}={v}" for k, v in sorted(_settings(module))]
+        held += [
+            f"{k}: {tuple(v.shape)} {v.dtype}"
+            for k, v in (*module._parameters.items(), *module._buffers.items())
+            if v is not None
+        ]
+        found[path.replace("_orig_mod.", "")] = f"{type(module).__qualname__}({', '.join(held)})"
+    return found
+
+
+def modules_within(thing: Any) -> dict[str, nn.Module]:
+    """The outermost modules that a thing reaches in fields, closures, globals, containers, by path.
+
+    >>> list(modules_within([nn.Linear(1, 1), 3]))
+    ['[0]']
+    """
+    return {path: part for path, part in _reached(thing) if isinstance(part, nn.Module)}
+
+
 class _Reader:
     """Digests, from the leaves up; finished objects are remembered, open ones are cycles."""
+
+    remedy = "without `out` nothing is stored, and nothing needs an identity"
 
     def __init__(self) -> None:
         # the object is kept beside its digest, so that its id is not given to another one
@@ -142,7 +198,9 @@ class _Reader:
             else:
                 yield array.tobytes()
         elif isinstance(thing, Enum):
-            yield f"enum {_named(kind)} {thing.name}".encode()
+            yield f"enum {self.named(kind)} {thing.name}".encode()
+        elif isinstance(thing, logging.Logger):  # decides nothing
+            yield f"logger {thing.name}".encode()
         elif isinstance(thing, types.ModuleType):
             yield from self.module(thing, where)
         elif isinstance(thing, type):
@@ -153,13 +211,13 @@ class _Reader:
             yield self.code(thing, where)
         elif isinstance(thing, types.MethodType):
             yield b"method"
-            yield self.digest(thing.__func__, where)
+            yield self.digest(thing.__func__, f"{where}.__func__")
             yield self.digest(thing.__self__, f"{where}.__self__")
         elif (inner := _wrapping(thing)) is not None:
             yield kind.__name__.encode()
-            yield self.all(inner, where)
+            yield self.pairs(inner, where)
         elif isinstance(thing, types.BuiltinFunctionType | np.ufunc) and not _bound(thing):
-            yield f"builtin {_named(thing)}".encode()
+            yield f"builtin {self.named(thing)}".encode()
         elif isinstance(thing, nn.Module):
             yield from self.network(thing, where)
         else:
@@ -168,11 +226,11 @@ class _Reader:
     def all(self, things: Iterable[Any], where: str) -> bytes:
         return b"".join(self.digest(item, f"{where}[{i}]") for i, item in enumerate(things))
 
-    def pairs(self, items: Mapping[Any, Any], where: str) -> bytes:
+    def pairs(self, items: Mapping[Any, Any], where: str, form: str = ".{}") -> bytes:
         """Entries in the order of their keys' digests: the order of insertion is no setting."""
         return b"".join(
             sorted(
-                self.digest(key, where) + self.digest(value, f"{where}.{key}")
+                self.digest(key, where) + self.digest(value, where + form.format(key))
                 for key, value in items.items()
             )
         )
@@ -182,7 +240,7 @@ class _Reader:
         yield b"instance" + self.digest(kind, where)
         parts: list[bytes] = []
         if isinstance(thing, Mapping):
-            parts.append(b"mapping" + self.pairs(thing, where))
+            parts.append(b"mapping" + self.pairs(thing, where, "[{!r}]"))
         elif isinstance(thing, list | tuple):
             parts.append(b"sequence" + self.all(thing, where))
         elif isinstance(thing, set | frozenset):
@@ -200,8 +258,7 @@ class _Reader:
         kind = type(thing)
         refusal = (
             f"a {kind.__name__} has no identity ({where}): what decides results must be held in "
-            "numbers, tensors, functions or objects of such; without `out` nothing is stored, and "
-            "nothing needs an identity"
+            f"numbers, tensors, functions or objects of such; {self.remedy}"
         )
         if isinstance(thing, Iterator | torch.Generator | np.random.Generator):
             raise IdentityError(refusal)
@@ -231,7 +288,7 @@ class _Reader:
 
     def cls(self, thing: type, where: str) -> Iterator[bytes]:
         if _installed(thing):
-            yield f"class {_named(thing)}".encode()
+            yield f"class {self.named(thing)}".encode()
             return
         yield f"class {thing.__qualname__}".encode() + self.all(thing.__bases__, where)
         own = {
@@ -241,15 +298,15 @@ class _Reader:
             and not isinstance(value, types.MemberDescriptorType | types.GetSetDescriptorType)
             and not (name in _WRITTEN and "__dataclass_fields__" in vars(thing))
         }
-        yield self.pairs(own, f"{where}:{thing.__qualname__}")
+        yield self.pairs(own, where)
 
     def function(self, thing: types.FunctionType, where: str) -> Iterator[bytes]:
         if _installed(thing):
-            yield f"function {_named(thing)}".encode()
+            yield f"function {self.named(thing)}".encode()
         else:
             yield b"function" + self.code(thing.__code__, where)
             yield self.all((thing.__defaults__, thing.__kwdefaults__), where)
-            yield self.pairs(self.globals(thing), f"{where}:{thing.__name__}")
+            yield self.pairs(self.globals(thing), where)
         # a function of a library may still close over something of yours
         for name, cell in zip(thing.__code__.co_freevars, thing.__closure__ or (), strict=True):
             try:
@@ -288,11 +345,80 @@ class _Reader:
     def module(self, thing: types.ModuleType, where: str) -> Iterator[bytes]:
         file = getattr(thing, "__file__", None)
         if _installed(thing):
-            yield f"module {_named(thing)}".encode()
+            yield f"module {self.named(thing)}".encode()
         elif file is None:
             raise IdentityError(f"the module {thing.__name__} ({where}) has no source to identify")
         else:
             yield b"module" + Path(file).read_bytes()
+
+    def named(self, thing: Callable[..., Any] | type | types.ModuleType) -> str:
+        """The name of something installed, with the version that stands for its code."""
+        return f"{_named(thing)} {_version(_module_of(thing).partition('.')[0])}"
+
+
+class _Recipe(_Reader):
+    """Leaves out what a training changes and what an update does."""
+
+    remedy = (
+        "a training could not recognise it when it is resumed: leave it out, or give fit a name "
+        "for the whole, objective_name=..., to be changed whenever the objective changes"
+    )
+
+    def network(self, thing: nn.Module, where: str) -> Iterator[bytes]:
+        yield f"network {structure(thing)}".encode()
+
+    def module(self, thing: types.ModuleType, where: str) -> Iterator[bytes]:
+        yield f"module {thing.__name__}".encode()  # what is used of it counts by itself
+
+    def named(self, thing: Callable[..., Any] | type | types.ModuleType) -> str:
+        return _named(thing)
+
+
+class _Finder(_Reader):
+    """Visits what a reader reads, down to the first tensor or module, and refuses nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[tuple[str, Any]] = []
+
+    def parts(self, thing: Any, where: str) -> Iterator[bytes | memoryview]:
+        self.found.append((where, thing))
+        if not isinstance(thing, Tensor | np.ndarray | nn.Module | types.ModuleType):
+            yield from super().parts(thing, where)
+
+    def reduced(self, thing: Any, where: str) -> bytes:
+        return b""
+
+
+def _reached(thing: Any) -> list[tuple[str, Any]]:
+    finder = _Finder()
+    finder.digest(thing, "")
+    return finder.found
+
+
+def _settings(module: nn.Module) -> Iterator[tuple[str, str]]:
+    machinery = {*vars(nn.Module()), "training"}
+    for key, value in vars(module).items():
+        if key in machinery:
+            continue
+        inside = [part for _, part in _reached(value)]
+        if any(isinstance(part, Tensor | np.ndarray | nn.Module) for part in inside):
+            continue
+        plain = (*_ATOMS, float, types.NoneType, types.EllipsisType, PurePath, tuple)
+        if all(isinstance(part, (*plain, list, dict)) for part in inside if part is not dict):
+            yield key, repr(value)
+            continue
+        try:
+            digits = recipe(value)
+        except IdentityError:  # a state
+            continue
+        named = all(isinstance(part, (*plain, type)) or _ours(part) for part in inside)
+        yield key, f"{repr(value) if named else type(value).__qualname__} {digits}"
+
+
+def _ours(thing: object) -> bool:
+    """A configuration object of scoregen, which prints its fields."""
+    return is_dataclass(thing) and type(thing).__module__.startswith("scoregen.")
 
 
 def _tensor(x: Tensor, where: str) -> Iterator[bytes | memoryview]:
@@ -326,18 +452,18 @@ def _attributes(thing: Any) -> dict[str, Any] | None:
     return found
 
 
-def _wrapping(thing: Any) -> tuple[Any, ...] | None:
+def _wrapping(thing: Any) -> dict[str, Any] | None:
     """What a descriptor, a partial or a decorator is made of; None for anything else."""
     if isinstance(thing, staticmethod | classmethod):
-        return (thing.__func__,)
+        return {"__func__": thing.__func__}
     if isinstance(thing, property):
-        return thing.fget, thing.fset, thing.fdel
+        return {"fget": thing.fget, "fset": thing.fset, "fdel": thing.fdel}
     if isinstance(thing, functools.cached_property):
-        return (thing.func,)
+        return {"func": thing.func}
     if isinstance(thing, functools.partial):
-        return thing.func, thing.args, thing.keywords
+        return {"func": thing.func, "args": thing.args, "keywords": thing.keywords}
     inner = inspect.getattr_static(thing, "__wrapped__", None) if callable(thing) else None
-    return (inner,) if isinstance(inner, types.FunctionType) else None
+    return {"__wrapped__": inner} if isinstance(inner, types.FunctionType) else None
 
 
 def _bound(thing: Any) -> bool:
@@ -392,6 +518,5 @@ def _version(top: str) -> str:
 
 
 def _named(thing: Callable[..., Any] | type | types.ModuleType) -> str:
-    module = _module_of(thing)
     name = getattr(thing, "__qualname__", getattr(thing, "__name__", ""))
-    return f"{module}.{name} {_version(module.partition('.')[0])}"
+    return f"{_module_of(thing)}.{name}"

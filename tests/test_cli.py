@@ -204,6 +204,70 @@ def test_bad_input_is_one_clear_line(command, message, capsys) -> None:
     assert error.count("\n") == 1
 
 
+def without(monkeypatch, *packages) -> None:
+    """An installation that lacks these packages."""
+    for package in packages:
+        for name in [n for n in sys.modules if n == package or n.startswith(f"{package}.")]:
+            monkeypatch.delitem(sys.modules, name)
+        monkeypatch.setitem(sys.modules, package, None)
+
+
+def test_commands_do_without_pictures_on_a_base_install(tmp_path, monkeypatch, capsys) -> None:
+    without(monkeypatch, "matplotlib", "jinja2")
+    sampler = ["--sampler", "DDIM@UniformLam(2)"]
+    for name, command, left in (
+        ("sample", ["sample", *sampler, "--count", "2"], {"samples.npy"}),
+        (
+            "compare",
+            ["compare", *sampler, "--steps", "2", "--samples", "30", "--metric", "MMD"],
+            {"cells", "results.csv", "results.json", "table.md"},
+        ),
+        ("analyse", ["analyse", "DDIM@UniformLam(2)", "--steps", "2", "4"], {"analysis.md"}),
+    ):
+        assert main([*command, "--out", str(tmp_path / name)]) == 0
+        assert {p.name for p in (tmp_path / name).iterdir()} == left
+        said = capsys.readouterr()
+        assert "without matplotlib" in said.err
+        assert ".png" not in said.out
+    assert main(["report", str(tmp_path / "compare")]) == 2
+    assert "needs jinja2" in capsys.readouterr().err
+    assert main(["versus", str(tmp_path / "compare"), "DDIM@UniformLam", "--budget", "2"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("packages", "command", "message"),
+    [
+        (["sklearn"], ["compare"], "scikit-learn"),
+        (["sklearn"], ["likelihood"], "scikit-learn"),
+        (["sklearn"], ["train", "--out", "m"], "scikit-learn"),
+        (["sklearn"], ["compare", "--source", "moons", "--metric", "C2ST"], "scikit-learn"),
+        (["PIL"], ["compare", "--source", "pictures"], "pillow"),
+        (["PIL"], ["train", "--out", "m", "--source", "pictures"], "pillow"),
+    ],
+)
+def test_what_a_command_needs_is_checked_before_any_work(
+    packages, command, message, tmp_path, monkeypatch, capsys
+) -> None:
+    def began(*arguments: object, **named: object) -> None:
+        raise AssertionError("work began")
+
+    monkeypatch.setattr(sg.ScoreNetwork, "predict", began)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "pictures").mkdir()
+    (tmp_path / "pictures" / "a.png").write_bytes(b"")
+    without(monkeypatch, *packages)
+    assert main(command) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_analysis_without_matplotlib_is_refused_first(tmp_path, monkeypatch) -> None:
+    without(monkeypatch, "matplotlib")
+    with pytest.raises(ImportError, match="matplotlib"):
+        sg.analysis.analyse(
+            {"d": sg.Sampler(sg.DDIM(), sg.UniformLam(2))}, sg.VPSDE(), (1.0,), out=tmp_path / "a"
+        )
+
+
 def test_help_teaches(capsys) -> None:
     with pytest.raises(SystemExit) as stop:
         main(["sample", "--help"])

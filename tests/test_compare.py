@@ -24,6 +24,13 @@ def mean_square(samples: torch.Tensor, reference: torch.Tensor) -> Estimate:
     return Estimate(float(samples.square().mean()), 0.01)
 
 
+def lower(function: Any) -> sg.metrics.FunctionMetric:
+    return sg.metrics.FunctionMetric(function, direction="lower", biased=False)
+
+
+mean_square.direction, mean_square.biased = "lower", False  # a function may declare it itself
+
+
 def small(**options: Any) -> sg.comparison.Comparison:
     samplers = options.pop("samplers", {"ddim": sg.Sampler(sg.DDIM(), sg.UniformTime(4))})
     model = options.pop("model", MODEL)
@@ -172,10 +179,28 @@ def test_data_bring_their_range() -> None:
 class Titled:
     name: str
     direction: str = "lower"
-    biased: ClassVar[bool] = False
+    biased: bool = False
 
     def __call__(self, samples: torch.Tensor, reference: torch.Tensor) -> Estimate:
         return mean_square(samples, reference)
+
+
+class Undeclared:
+    """A metric of somebody else: which way it is better is not for us to assume."""
+
+    direction = "higher"
+
+    def __call__(self, samples: torch.Tensor, reference: torch.Tensor) -> float:
+        return 1.0
+
+
+class Stepped:
+    """A grid with a count that nothing can change."""
+
+    steps = 5
+
+    def __call__(self, sde: sg.SDE) -> torch.Tensor:
+        return sg.UniformTime(5)(sde)
 
 
 class Unsampled(sg.Gaussian):
@@ -199,9 +224,13 @@ UNSAMPLED = Unsampled(sg.VPSDE(), torch.zeros(2), torch.ones(2))
         ({"metrics": []}, "metrics must list"),
         ({"metrics": [Titled("a"), Titled("a")]}, "two metrics are called a"),
         ({"metrics": [Titled("a", "sideways")]}, "direction of a must be one of"),
-        ({"metrics": [lambda a, b: "good"]}, "must give an Estimate"),
-        ({"metrics": [lambda a, b: torch.zeros(3)]}, "must give an Estimate"),
-        ({"metrics": [sg.metrics.MMD(), lambda a, b: a @ b]}, "mat1"),
+        ({"metrics": [lower(lambda a, b: "good")]}, "must give an Estimate"),
+        ({"metrics": [lower(lambda a, b: torch.zeros(3))]}, "must give an Estimate"),
+        ({"metrics": [sg.metrics.MMD(), lower(lambda a, b: a @ b)]}, "mat1"),
+        ({"metrics": [lambda a, b: 1.0]}, "must declare `direction`"),
+        ({"metrics": [Undeclared()]}, "the metric Undeclared must declare"),
+        ({"metrics": [Titled("a", biased=1)]}, "must be True or False"),
+        ({"samplers": {"a": sg.Sampler(sg.DDIM(), Stepped())}}, "cannot be changed"),
         ({"reference": REFERENCE * math.nan}, "finite"),
         ({"reference": torch.zeros(4, 2, dtype=torch.long)}, "floating"),
         ({"samples": 1}, "at least 2"),
@@ -217,6 +246,13 @@ UNSAMPLED = Unsampled(sg.VPSDE(), torch.zeros(2), torch.ones(2))
 def test_bad_input_is_named_before_any_work(change: dict[str, Any], message: str) -> None:
     with pytest.raises((ValueError, TypeError, RuntimeError), match=message):
         small(**{"model": UNSAMPLED, **change})
+
+
+def test_a_population_is_not_cut() -> None:
+    seen = sg.inverse.LinearMeasurement(torch.eye(2)[:1], torch.tensor([1.0]), 0.5)
+    twisted = sg.inverse.TwistedSMC(seen)
+    with pytest.raises(ValueError, match="smc acts on all of the 400 samples"):
+        small(model=UNSAMPLED, samplers={"smc": sg.Sampler(twisted, sg.UniformTime(4))}, chunk=50)
 
 
 def test_a_sampler_too_dear_for_every_budget_is_named() -> None:
@@ -246,7 +282,7 @@ def test_a_metric_may_give_a_number() -> None:
     def number(samples: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
         return samples.square().mean()
 
-    result = small(metrics=[number], seeds=range(3))
+    result = small(metrics=[lower(number)], seeds=range(3))
     assert all(math.isnan(r.stderr) for r in result.rows)
     (summary, _) = result.summaries
     assert summary.stderr == pytest.approx(
@@ -273,8 +309,10 @@ def test_best_follows_the_direction() -> None:
     assert result.best("high", 8).value == max(values)
     within = [r.value for r in result.rows if r.budget == 4]
     assert result.best("high", 4).value == max(within)
-    with pytest.raises(ValueError, match="no row"):
+    with pytest.raises(ValueError, match="metric must be one of 'low', 'high'"):
         result.best("frechet", 8)
+    with pytest.raises(ValueError, match="no row"):
+        result.best("low", 3)
 
 
 @dataclass(frozen=True)
@@ -282,6 +320,7 @@ class Depends:
     """A metric with a bias of 1 / n."""
 
     name: ClassVar[str] = "depends"
+    direction: ClassVar[str] = "lower"
     biased: ClassVar[bool] = True
 
     def __call__(self, samples: torch.Tensor, reference: torch.Tensor) -> Estimate:

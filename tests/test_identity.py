@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 import scoregen as sg
 from scoregen import _identity
-from scoregen._identity import IdentityError, identity, library
+from scoregen._identity import IdentityError, identity, library, modules_within, recipe, structure
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -181,6 +181,19 @@ def test_methods_of_a_class_are_seen() -> None:
     assert identity(made("x")) != identity(made("2 * x"))
 
 
+def test_sending_a_thing_to_a_worker_does_not_change_it() -> None:
+    """Pickling leaves a cache on the class."""
+
+    class Own:
+        value = 1
+
+    thing = Own()
+    before = identity(thing)
+    assert Own.__reduce_ex__(thing, 2)[0] is not None
+    assert "__slotnames__" in vars(Own)
+    assert identity(thing) == before
+
+
 def test_what_does_not_decide_results_is_not_seen() -> None:
     net = network()
     before = identity(net)
@@ -215,6 +228,48 @@ def test_unlike_things_differ(a: Any, b: Any) -> None:
     assert identity(a) != identity(b)
 
 
+def test_a_recipe_is_what_training_leaves_alone() -> None:
+    assert recipe(linear(1.0)) == recipe(linear(2.0))
+    assert recipe(nn.Dropout(0.1)) != recipe(nn.Dropout(0.2))
+    assert recipe([torch.ones(1)]) != recipe([torch.zeros(1)])
+    assert recipe(closed(linear(1.0))) == recipe(closed(linear(2.0)))
+    assert recipe(closed(1.0)) != recipe(closed(2.0))
+    with pytest.raises(IdentityError, match="objective_name="):
+        recipe(threading.Lock())
+
+
+def test_a_recipe_survives_an_update_of_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = recipe(sg.Sampler(sg.DDIM(), sg.UniformTime(3)))
+    monkeypatch.setattr(_identity, "library", lambda: "9.9.9")
+    _identity._version.cache_clear()
+    try:
+        assert recipe(sg.Sampler(sg.DDIM(), sg.UniformTime(3))) == before
+    finally:
+        monkeypatch.undo()
+        _identity._version.cache_clear()
+
+
+def test_modules_are_found_wherever_they_are_held() -> None:
+    net = linear()
+    held = {
+        ".nets[0]": Plain(nets=[net]),
+        "['a']": {"a": net},
+        ".value": closed(net),
+        ".net": Slotted(net),
+        ".__self__": net.forward,
+        ".keywords['net']": functools.partial(closed, net=net),
+        "[1].features": [sys.stdout, Metric(net), threading.Lock(), iter([1])],
+    }
+    for path, thing in held.items():
+        assert modules_within(thing) == {path: net}
+    assert modules_within(nn.Sequential(net)).keys() == {""}  # the outermost alone
+
+
+def test_the_structure_of_a_compiled_network_is_its_own() -> None:
+    inner = nn.Sequential(linear(), nn.Dropout(0.5))
+    assert structure(torch.compile(inner)) == structure(inner)
+
+
 def test_cycles_end() -> None:
     def loop(value: float) -> Plain:
         a = Plain(value=value)
@@ -245,7 +300,7 @@ def test_a_hidden_state_is_refused(thing: Any) -> None:
 
 
 def test_the_refusal_says_where() -> None:
-    with pytest.raises(IdentityError, match=r"Metric\.table\.a\[1\]"):
+    with pytest.raises(IdentityError, match=r"Metric\.table\['a'\]\[1\]"):
         identity(replace(Metric(), table={"a": [1, threading.Lock()]}))
 
 

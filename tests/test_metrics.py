@@ -2,8 +2,13 @@
 repetition. Seeds are fixed; tolerances are set so that a fresh seed would fail below once in 1e6.
 """
 
+import importlib.machinery
+import importlib.util
 import json
 import math
+import pickle
+import sys
+import types
 from importlib.resources import files
 
 import numpy as np
@@ -26,11 +31,14 @@ from scoregen.metrics import (
     Density,
     Diversity,
     Frechet,
+    FunctionMetric,
+    InceptionFeatures,
     MissingModes,
     ModeCovariances,
     ModeMeans,
     ModeWeights,
     MomentError,
+    PosteriorCoverage,
     Precision,
     Recall,
     SlicedWasserstein,
@@ -66,6 +74,7 @@ PLAIN = [
     Density(),
     Coverage(),
     C2ST(folds=2, classifier=KNeighborsClassifier(3)),
+    PosteriorCoverage.of(*MIXTURE),
 ]
 
 
@@ -140,7 +149,9 @@ def test_title_names_n_where_the_value_depends_on_it():
     def mine(samples, reference):
         return None
 
-    assert title(mine, 10) == "mine"
+    assert title(FunctionMetric(mine, direction="lower", biased=True), 10) == "mine-10"
+    with pytest.raises(TypeError, match="the metric mine must declare"):
+        title(mine, 10)
 
 
 def calibration(metric, draw, repeats=300):
@@ -761,3 +772,113 @@ def test_features_see_a_part_of_the_rows_at_a_time():
     KID(features)(normal(0, 3000, 1), normal(1, 10, 1))
     assert max(seen) <= 2048
     assert sum(seen) == 3010
+
+
+# Posterior coverage
+
+
+@pytest.mark.parametrize("width", [0.6, 1.0, 1.7])
+def test_posterior_coverage_of_a_gaussian_is_the_closed_form(width):
+    """R_c is |x| < z_c; samples of another width put 2 Phi(z_c / width) - 1 into it."""
+    law = torch.distributions.Normal(torch.zeros((), dtype=torch.float64), 1.0)
+    metric = PosteriorCoverage.of(torch.ones(1), torch.zeros(1, 1), torch.ones(1, 1))
+    x = width * normal(3, 20_000, 1)
+    shares = metric.shares(x)
+    exact = []
+    for c, share in shares.items():
+        z = law.icdf(torch.tensor((1 + c) / 2, dtype=torch.float64))
+        exact.append(float(2 * law.cdf(z / width) - 1))
+        assert share == pytest.approx(exact[-1], abs=5 / math.sqrt(20_000) / 2 + 5 / 512)
+    wanted = float(np.mean(np.abs(np.array(exact) - np.array(list(shares)))))
+    assert metric(x, x).value == pytest.approx(wanted, abs=0.01)
+
+
+def test_posterior_coverage_sees_overconfidence_in_every_mode():
+    metric = PosteriorCoverage.of(*MIXTURE)
+    x = mixture_samples(0, 2000)
+    nearest = torch.cdist(x, MEANS).argmin(1)
+    tight = MEANS[nearest] + 0.7 * (x - MEANS[nearest])
+    value, stderr = metric(x, x)
+    assert value < 0.03
+    assert metric(tight, x).value > value + 10 * stderr
+    assert metric.shares(tight)[0.5] > 0.6
+
+
+@pytest.mark.parametrize("width", [1.0, 1.3])
+def test_posterior_coverage_has_calibrated_errors(width):
+    metric = PosteriorCoverage.of(torch.ones(1), torch.zeros(1, 1), torch.ones(1, 1))
+    measure = metric.against(torch.zeros(2, 1))
+    found = [measure(width * normal(seed, 200, 1)).estimate for seed in range(200)]
+    claimed = math.sqrt(np.mean([e.stderr**2 for e in found]))
+    # the ratio of a spread over 200 has a standard deviation of 5 %
+    assert 0.7 < claimed / np.std([e.value for e in found], ddof=1) < 1.5
+
+
+# Inception features
+
+
+class Extractor(nn.Module):
+    """Signature and checks of torch-fidelity's extractor, and a network that fits in a test."""
+
+    def __init__(self, name, features_list, feature_extractor_weights_path=None):
+        super().__init__()
+        self.linear = nn.Linear(3, 2048)
+        state = torch.load(feature_extractor_weights_path, weights_only=False)
+        self.load_state_dict(state)
+
+    def forward(self, x):
+        assert x.dtype == torch.uint8
+        assert x.shape[1] == 3
+        return (self.linear(x.float().mean((2, 3))),)
+
+
+@pytest.fixture
+def inception(monkeypatch, tmp_path):
+    package = types.ModuleType("torch_fidelity")
+    package.__spec__ = importlib.machinery.ModuleSpec("torch_fidelity", None)
+    module = types.ModuleType("torch_fidelity.feature_extractor_inceptionv3")
+    module.FeatureExtractorInceptionV3 = Extractor
+    monkeypatch.setitem(sys.modules, "torch_fidelity", package)
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    path = tmp_path / "weights.pth"
+    weight = torch.zeros(2048, 3)
+    weight[:3] = torch.eye(3)
+    torch.save({"linear.weight": weight, "linear.bias": torch.zeros(2048)}, path)
+    return path
+
+
+def test_inception_features_are_of_256_levels(inception):
+    features = InceptionFeatures(inception)
+    x = torch.tensor([-1.0, 0.0, 0.501, 9.0]).reshape(4, 1, 1, 1).expand(-1, 1, 4, 4)
+    out = features(x)
+    assert out.shape == (4, 2048)
+    assert out[:, :3].tolist() == [[v] * 3 for v in (0.0, 128.0, 191.0, 255.0)]
+    assert InceptionFeatures(inception, data_range=(0, 1))(x[:3])[:, 0].tolist() == [0, 0, 128]
+    again = pickle.loads(pickle.dumps(features))
+    assert torch.equal(again(x), out)
+    assert len(pickle.dumps(features)) < 500
+    assert Frechet(features).name == "frechet(InceptionFeatures)"
+    with pytest.raises(ValueError, match="shape"):
+        features(torch.zeros(2, 4, 8, 8))
+
+
+def test_inception_is_refused_before_any_work(inception, tmp_path, monkeypatch):
+    with pytest.raises(ValueError, match="no Inception weights at"):
+        InceptionFeatures(tmp_path / "nowhere.pth")
+    bad = tmp_path / "bad.pth"
+    torch.save({"other": torch.zeros(1)}, bad)
+    with pytest.raises(ValueError, match="other weights than Inception's"):
+        InceptionFeatures(bad)
+
+    bad.write_bytes(pickle.dumps(print, protocol=2))  # a pickle that names a function
+    with pytest.raises(ValueError, match="safe to read"):
+        InceptionFeatures(bad)
+    with pytest.raises(ValueError, match="black below"):
+        InceptionFeatures(inception, data_range=(1.0, 0.0))
+    monkeypatch.delitem(sys.modules, "torch_fidelity")
+    real = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda n, *a: None if n == "torch_fidelity" else real(n, *a)
+    )
+    with pytest.raises(ImportError, match="pip install torch-fidelity"):
+        InceptionFeatures(inception)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import html
+import json
 import re
 import shutil
 import struct
@@ -94,7 +96,7 @@ def test_samples_are_dropped_until_the_page_is_small(tmp_path: Path) -> None:
         model,
         {"ddim": sg.Sampler(sg.DDIM(), sg.UniformTime(2))},
         steps=(2, 4),
-        metrics=[lambda a, b: float(a.mean())],
+        metrics=[sg.metrics.SlicedWasserstein(4)],
         reference=model.sample(60, generator=0).float(),
         progress=False,
     )
@@ -109,7 +111,9 @@ def test_an_unfinished_study_has_no_report(tmp_path: Path) -> None:
 
 
 SIZES = {"phone": (400, 5200), "desk": (1200, 3600)}
-browser = pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium here")
+browser = pytest.mark.skipif(
+    CHROMIUM is None, reason="there is no chromium here; `make browser` installs it"
+)
 
 
 def chromium(*options: str, profile: Path) -> subprocess.CompletedProcess[str]:
@@ -159,30 +163,44 @@ def test_a_browser_shows_the_page(folder: Path, tmp_path: Path, size: str, dark:
     assert float(pixels.std()) > 0.05, "the page is not empty"
 
 
+MEASURE = """<script>addEventListener('load', () => {
+const fill = e => getComputedStyle(e).fill, words = [...document.querySelectorAll('svg text')];
+const paper = getComputedStyle(document.body).backgroundColor.match(/\\d+/g).map(Number);
+const far = c => Math.max(...c.match(/\\d+/g).slice(0, 3).map((v, i) => Math.abs(v - paper[i])));
+const seen = i => i.naturalWidth > 0 && i.getBoundingClientRect().right <= innerWidth;
+document.title = JSON.stringify({ inner: innerWidth, width: document.documentElement.scrollWidth,
+  images: [...document.images].filter(seen).length, words: words.length,
+  faint: words.filter(t => far(fill(t)) < 60).map(t => t.textContent),
+  requests: performance.getEntriesByType('resource').filter(r => !r.name.startsWith('data:')).length
+}); })</script></body>"""
+
+
 @browser
-@pytest.mark.slow
-def test_nothing_is_wider_than_a_phone(folder: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("width", [400, pytest.param(1200, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "dark", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["light", "dark"]
+)
+def test_everything_is_seen(folder: Path, tmp_path: Path, width: int, dark: bool) -> None:
     """A copy of the page with a script that measures it, which the page itself has not."""
     text = (folder / "report.html").read_text()
     text = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", text)
-    script = (
-        "<script>addEventListener('load', () => { document.title = 'width ' + "
-        "document.documentElement.scrollWidth + ' images ' + "
-        "[...document.images].filter(i => i.naturalWidth > 0).length + ' requests ' + "
-        "performance.getEntriesByType('resource').filter(r => !r.name.startsWith('data:')).length;"
-        " })</script></body>"
-    )
     copy = tmp_path / "copy.html"
-    copy.write_text(text.replace("</body>", script))
+    copy.write_text(text.replace("</body>", MEASURE))
     done = chromium(
-        "--dump-dom", "--window-size=500,900", copy.as_uri(), profile=tmp_path / "profile"
+        "--dump-dom",
+        f"--window-size={width},900",
+        *(["--blink-settings=preferredColorScheme=0"] if dark else []),
+        copy.as_uri(),
+        profile=tmp_path / "profile",
     )
-    found = re.search(r"<title>width (\d+) images (\d+) requests (\d+)</title>", done.stdout)
+    found = re.search(r"<title>(\{.*?\})</title>", done.stdout)
     assert found, done.stdout[:500]
-    width, images, requests = map(int, found.groups())
-    assert width <= 500
-    assert images == 9
-    assert requests == 0
+    seen = json.loads(html.unescape(found.group(1)))
+    assert seen["width"] <= seen["inner"]
+    assert seen["images"] == 9, "every cell's samples lie within the window"
+    assert seen["words"] > 20
+    assert seen["faint"] == [], "every word of a figure stands out from the paper"
+    assert seen["requests"] == 0
 
 
 # Figures

@@ -35,6 +35,15 @@ def mean_square(samples: Tensor, reference: Tensor) -> Estimate:
     return Estimate(float(samples.square().mean()), 0.01)
 
 
+def lower(function: Any) -> Any:
+    """A function that declares what a comparison has to know of it."""
+    function.direction, function.biased = "lower", False
+    return function
+
+
+lower(mean_square)
+
+
 def study(out: Path | None = None, **options: Any) -> Comparison:
     model, samplers = options.pop("model", MODEL), options.pop("samplers", SAMPLERS)
     given = {
@@ -133,14 +142,14 @@ def scaled_by(value: float) -> Callable[[Tensor, Tensor], Estimate]:
     def metric(samples: Tensor, reference: Tensor) -> Estimate:
         return Estimate(value * float(samples.square().mean()), 0.01)
 
-    return metric
+    return lower(metric)
 
 
 def doubled(samples: Tensor, reference: Tensor) -> Estimate:
     return Estimate(2 * float(samples.square().mean()), 0.01)
 
 
-doubled.__name__ = "mean_square"
+lower(doubled).__name__ = "mean_square"
 
 
 def network() -> sg.ScoreNetwork:
@@ -234,7 +243,7 @@ def test_another_version_is_computed_again(
 class Stream:
     """A metric with a hidden state: two calls differ."""
 
-    name = "stream"
+    name, direction, biased = "stream", "lower", False
 
     def __init__(self) -> None:
         self.rng = np.random.default_rng(0)
@@ -297,7 +306,7 @@ class Interrupts:
 
     flag: Path
     error: type[BaseException] = KeyboardInterrupt
-    name = "interrupts"
+    name, direction, biased = "interrupts", "lower", False
 
     def __call__(self, samples: Tensor, reference: Tensor) -> Estimate:
         if self.flag.exists() and len(samples) == 200:
@@ -474,6 +483,64 @@ def test_identical_samplers_tie() -> None:
     assert "tie" in str(found)
 
 
+# Large cells in ranges
+
+
+def test_ranges_give_what_the_whole_gives(tmp_path: Path) -> None:
+    """Bit for bit, with labels that are sliced and solvers that choose their evaluations."""
+    samplers = {**SAMPLERS, "dopri": sg.Sampler(sg.Dopri5(), sg.Times(1.0, 0.0))}
+    given = {
+        "model": network(),
+        "condition": {"label": torch.arange(200) % 3},
+        "samplers": samplers,
+        "keep": "samples",
+        "decode": lambda x: 2 * x,
+        "metrics": [SlicedWasserstein(8)],
+    }
+    whole = study(None, chunk=32, **given)
+    with ThreadPoolExecutor(2) as pool:
+        cut = study(tmp_path, split=64, chunk=32, executor=pool, **given)
+        nowhere = study(None, split=32, executor=pool, **given)
+    assert table(cut) == table(whole) == table(nowhere)
+    for place, samples in whole.shown.items():
+        assert torch.equal(cut.shown[place], samples)
+        assert torch.equal(nowhere.shown[place], samples)
+    assert not list((tmp_path / "cells").glob("*.*-*.safetensors")), "parts are put together"
+
+
+def test_a_lost_range_loses_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn, made = cells._drawn, []
+    failing = {"once": True}
+
+    def fails(task: cells.Task, rows: range) -> Any:
+        made.append(rows.start)
+        if rows.start == 100 and failing.pop("once", False):
+            raise OSError("the machine is gone")
+        return drawn(task, rows)
+
+    monkeypatch.setattr(cells, "_drawn", fails)
+    with pytest.warns(UserWarning, match="1 of 1 cells were lost"):
+        hurt = study(tmp_path, steps=[4], split=50)
+    assert [r.status for r in hurt.rows] == ["lost"]
+    made.clear()
+    again = study(tmp_path, steps=[4], split=50)
+    assert made == [100]
+    assert table(again) == table(study(None, steps=[4], chunk=50))
+
+
+def test_a_range_that_diverges_is_a_cell_that_diverged(tmp_path: Path) -> None:
+    samplers = {"bad": sg.Sampler(Diverges(), sg.UniformTime(8))}
+    result = study(tmp_path, samplers=samplers, steps=[8], split=50)
+    assert [(r.status, "move 6" in r.message) for r in result.rows] == [("diverged", True)]
+
+
+def test_splits_that_make_no_sense_are_refused() -> None:
+    with pytest.raises(ValueError, match="multiple of chunk = 30"):
+        study(None, split=50, chunk=30)
+    with pytest.raises(ValueError, match="at least 1"):
+        study(None, split=0)
+
+
 # Executors
 
 
@@ -554,7 +621,7 @@ class Kills:
     """Kills its own process when a file is there, once."""
 
     flag: Path
-    name = "kills"
+    name, direction, biased = "kills", "lower", False
 
     def __call__(self, samples: Tensor, reference: Tensor) -> Estimate:
         if len(samples) == 200 and self.flag.exists():
@@ -599,7 +666,7 @@ def test_what_cannot_be_sent_is_refused_before_any_work(tmp_path: Path) -> None:
         return mean_square(samples, reference)
 
     with processes() as executor, pytest.raises((AttributeError, TypeError), match=r"local|pickle"):
-        study(tmp_path, metrics=[local], executor=executor)
+        study(tmp_path, metrics=[lower(local)], executor=executor)
     assert list((tmp_path / "cells").iterdir()) == []
 
 

@@ -24,6 +24,7 @@ from torch.nn.functional import silu
 import scoregen as sg
 from scoregen import MLP, VPSDE, Data, Gaussian, ScoreNetwork, V
 from scoregen._files import CheckpointError
+from scoregen._identity import modules_within, recipe
 from scoregen.data.targets import moons, rings
 from scoregen.energies import EnergyNetwork, Potential, ReconstructionEnergy, energy_of
 from scoregen.models import Conditions
@@ -39,7 +40,6 @@ from scoregen.objectives import (
 )
 from scoregen.training import EMA, TrainingError, TrainStep, card, fingerprint, fit, load
 from scoregen.training.ema import ema_decay
-from scoregen.training.identity import identity, modules_within
 from scoregen.training.settings import learning_rate
 
 # most networks here are the tests' own, which a checkpoint cannot rebuild
@@ -650,14 +650,14 @@ def test_the_identity_of_an_objective_is_what_it_computes() -> None:
         Sometimes({3}),
         Sometimes({4}),
     ]
-    assert len({identity(thing) for thing in different}) == len(different)
-    assert identity(scaled(2.0)) == identity(scaled(2.0))
-    assert identity(Sometimes({4, 9, 100})) == identity(Sometimes({100, 9, 4}))
+    assert len({recipe(thing) for thing in different}) == len(different)
+    assert recipe(scaled(2.0)) == recipe(scaled(2.0))
+    assert recipe(Sometimes({4, 9, 100})) == recipe(Sometimes({100, 9, 4}))
     shared, apart = [[1]] * 2, [[1], [1]]
-    assert identity(shared) != identity(apart) or shared == apart
+    assert recipe(shared) != recipe(apart) or shared == apart
     circle: list[Any] = [1]
     circle.append(circle)
-    assert identity(circle) == identity(circle)
+    assert recipe(circle) == recipe(circle)
     assert list(modules_within({"t": teachers})) == ["['t'][0]", "['t'][1]"]
 
 
@@ -668,7 +668,7 @@ def test_what_nothing_identifies_needs_a_name(tmp_path: Path) -> None:
         own.manual_seed(1)
         return DenoisingScoreMatching()(m, x0, **named)
 
-    with pytest.raises(TypeError, match=r"objective\.own is a torch\._C\.Generator"):
+    with pytest.raises(TypeError, match=r"a Generator has no identity \(the objective\.own\)"):
         train(model(), objective=objective, out=tmp_path)
     train(model(), 3, objective=objective, objective_name="a", out=tmp_path)
     with pytest.raises(CheckpointError, match="objective: 'a' -> 'b'"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -234,6 +235,8 @@ def analyse(
     ladder = None if steps is None else _ladder(steps)
     if out is not None:
         check_kind("out", out, (str, Path), '"analysis"')
+        if importlib.util.find_spec("matplotlib") is None:
+            raise ImportError("out=... draws a plot with matplotlib: pip install 'scoregen[bench]'")
     rows = ErrorTable()
     for name, sampler in samplers.items():
         rows += gaussian_error(sampler, sde, variances, mean, ladder, start=start, name=name)

@@ -29,6 +29,7 @@ from .inputs import (
     card_of,
     data_of,
     device_of,
+    drawable,
     event_of,
     model_of,
     network_of,
@@ -148,6 +149,7 @@ def sample(
         model = ClassifierFree(model, guidance)
     name, drawn_by = _sampler(sampler, model)
     probe(out)
+    pictures = drawable("matplotlib")
     shape, watched = (count, *event), sys.stderr.isatty()
     x = drawn_by.sample(model, shape, seed=seed, condition=condition, progress=watched).cpu()
     x = x if units is None else units.restore(x)
@@ -155,8 +157,10 @@ def sample(
     content = io.BytesIO()
     np.save(content, array, allow_pickle=False)
     write(out / "samples.npy", content.getvalue())
-    plot_samples({(name, float(count)): x[:100]}, out / "samples.png", unit="samples")
-    print(f"samples: {out / 'samples.npy'} {tuple(x.shape)}\npicture: {out / 'samples.png'}")
+    print(f"samples: {out / 'samples.npy'} {tuple(x.shape)}")
+    if pictures:
+        plot_samples({(name, float(count)): x[:100]}, out / "samples.png", unit="samples")
+        print(f"picture: {out / 'samples.png'}")
 
 
 def _sampler(text: str, model: ScoreModel) -> tuple[str, Sampler]:
@@ -189,8 +193,11 @@ def analyse(
     probe(out)
     named = dict(specs.parse_sampler(s) for s in sampler)
     sde = specs.parse(process, "process")
-    rows = run_analysis(named, sde, variances, steps, out)
+    pictures = drawable("matplotlib")
+    rows = run_analysis(named, sde, variances, steps, out if pictures else None)
     print(analysis_table(rows))
+    if not pictures:
+        write(out / "analysis.md", f"{analysis_table(rows)}\n".encode())
     print(f"written to {out}")
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import importlib.util
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +37,18 @@ def device_of(device: str | None) -> torch.device:
         raise ValueError(
             f"--device {device} cannot be used here ({reason}); there are: {', '.join(known)}"
         ) from error
+
+
+def drawable(*needed: str) -> bool:
+    """Whether pictures can be made here; what will be missing is told before any work."""
+    missing = [name for name in needed if importlib.util.find_spec(name) is None]
+    if missing:
+        print(
+            f"scoregen: without {' and '.join(missing)} no pictures are made, the rest is: "
+            "pip install 'scoregen[bench]'",
+            file=sys.stderr,
+        )
+    return not missing
 
 
 def card_of(checkpoint: str) -> dict[str, Any]:

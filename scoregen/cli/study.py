@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
@@ -18,7 +17,7 @@ from ..comparison import load
 from ..guidance import ClassifierFree
 from ..models import ScoreModel, conditions_of
 from . import specs
-from .inputs import BUNDLED, data_of, model_of, units_of
+from .inputs import BUNDLED, data_of, drawable, model_of, units_of
 
 
 def compare(
@@ -33,13 +32,14 @@ def compare(
     source: str = BUNDLED,
     steps: tuple[int, ...] = (5, 10, 20, 50),
     metric: tuple[str, ...] = (),
-    samples: int = 1500,
+    samples: int | None = None,
     seed: int = 0,
     seeds: int = 1,
     label: int | None = None,
     guidance: float = 1.0,
     keep: bool = False,
     chunk: int | None = None,
+    split: int | None = None,
     workers: int = 1,
     out: Path = Path("runs/compare"),
     device: str | None = None,
@@ -51,34 +51,32 @@ def compare(
         checkpoint: one or more folders, or "digits".
         source: reference data, as in `scoregen train`.
         steps: budgets of network evaluations per sample.
-        metric: such as "SlicedWasserstein(256)", "MMD"; for digits also "Frechet(digits_features)".
-        samples: how many per cell.
+        metric: such as "SlicedWasserstein(256)", "MMD", "Precision"; for digits also with features,
+            "KID(digits_features)". SlicedWasserstein unless given, for digits Frechet before it.
+        samples: how many per cell; as many as are held out of the data unless given, so that real
+            data stand beside them at equal n.
         seed: first seed of the noise, shared by all samplers.
         seeds: how many seeds.
         label: class of all samples; the classes of the data in turn unless given.
         guidance: classifier-free guidance scale: 0 unconditional, 1 conditional, more extrapolates.
         keep: keep all samples, for metrics added later.
         chunk: most samples at a time.
+        split: most samples of a cell that one worker makes.
         workers: processes.
         out: folder for results.csv, results.json, table.md, pictures and report.html.
         device: cpu, cuda, ...
     """
     for name, value in (("--seeds", seeds), ("--workers", workers)):
         check_count(name, value)
-    check_count("--samples", samples)
     named = dict(specs.parse_sampler(s) for s in sampler)
     if len(named) < len(sampler):
         raise ValueError("two samplers have one name: write NAME=SOLVER@GRID")
     labels = [Path(c).name if len(checkpoint) > 1 else "model" for c in checkpoint]
     if len(set(labels)) < len(labels):
         raise ValueError(f"two checkpoints are called {max(labels, key=labels.count)!r}")
-    _needs_pictures()
     reference = data_of(source, "train")
-    chosen = metric or (
-        ("DebiasedFrechet(digits_features)", "SlicedWasserstein", "MMD")
-        if source == BUNDLED
-        else ("SlicedWasserstein", "MMD")
-    )
+    own = ("Frechet(digits_features)",) if source == BUNDLED else ()
+    metrics = [specs.parse(m, "metric") for m in metric or (*own, "SlicedWasserstein")]
     models: dict[str, ScoreModel] = {}
     for name, folder in zip(labels, checkpoint, strict=True):
         models[name] = model_of(folder, device)
@@ -92,6 +90,7 @@ def compare(
     if any(u != units[0] for u in units):
         raise ValueError("the checkpoints were trained on data in different units")
     floor = data_of(source, "test").x
+    count = check_count("--samples", len(floor) if samples is None else samples)
     target: Any = reference
     if units[0] is not None:  # samples are in the units of the training
         target, floor = units[0].apply(reference.x), units[0].apply(floor)
@@ -99,28 +98,32 @@ def compare(
     if label is not None:
         condition = {"label": label}
     elif all(conditional) and reference.label is not None:
-        condition = {"label": reference.label[torch.arange(samples) % len(reference)]}
+        condition = {"label": reference.label[torch.arange(count) % len(reference)]}
     if guidance != 1.0 and not condition:
         raise ValueError("guidance needs a --label to guide towards")
+    pictures = drawable("matplotlib", "jinja2")
     with _pool(workers) as executor:
         result = run_comparison(
             models,
             named,
             steps=steps,
-            metrics=[specs.parse(m, "metric") for m in chosen],
+            metrics=metrics,
             reference=target,
             floor=floor,
-            samples=samples,
+            samples=count,
             seeds=range(seed, seed + seeds),
             condition=condition,
             keep="samples" if keep else None,
             chunk=chunk,
+            split=split,
             executor=executor,
             out=out,
+            pictures=pictures,
         )
     print(result.markdown())
-    print(f"table: {out / 'table.md'}\nplot: {out / 'quality.png'}\nsamples: {out / 'samples.png'}")
-    if importlib.util.find_spec("jinja2") is not None:
+    print(f"table: {out / 'table.md'}")
+    if pictures:
+        print(f"plot: {out / 'quality.png'}\nsamples: {out / 'samples.png'}")
         print(f"report: {result.report(out / 'report.html')}")
 
 
@@ -132,11 +135,6 @@ def _pool(workers: int) -> Iterator[ProcessPoolExecutor | None]:
         return
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
         yield pool
-
-
-def _needs_pictures() -> None:
-    if importlib.util.find_spec("matplotlib") is None:
-        raise ImportError("pictures need matplotlib: pip install 'scoregen[bench]'")
 
 
 def versus(folder: Path, name: str, /, *, budget: int = 10, metric: str | None = None) -> None:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import base64
+import functools
 import hashlib
 import json
 import math
 import statistics
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import lru_cache
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +27,11 @@ from ..metrics import Estimate, Measured, Metric, TwoSample
 from ..models import ScoreModel
 from ..sampling import Sampler
 from ..training import load
+from . import parts as ranges
+from .parts import Part
 from .plan import Baseline, Calls, Cost
 
-__all__ = ["Job", "Task", "read_cell", "run_task"]
+__all__ = ["Job", "Task", "read_cell", "run_part", "run_task"]
 
 _BLOCKS = 1024  # influences are kept as the means of at most so many blocks of samples
 _warm: set[str] = set()
@@ -47,6 +50,7 @@ class Job:
         count: samples per cell.
         decode: maps states to what is measured.
         chunk: most samples at a time.
+        split: most samples of a cell that are made in one call.
         device, dtype: of the state.
         keep: keep all samples, or only the first `show`.
         show: samples kept for pictures.
@@ -67,6 +71,7 @@ class Job:
     count: int
     decode: Callable[[Tensor], Tensor] | None = None
     chunk: int | None = None
+    split: int | None = None
     device: str = "cpu"
     dtype: torch.dtype = torch.float32
     keep: bool = False
@@ -88,6 +93,8 @@ class Task:
         cell: identity of the samples; names the files.
         keys: identities of the metrics with the reference.
         cost: None where the solver chooses its evaluations.
+        names: titles of the metrics.
+        parts: its samples, where they were made in ranges.
 
     >>> Task(Job("folder", (), torch.zeros(2, 1), {}, (1,), 2), None, 0, "ab", ()).seed
     0
@@ -100,6 +107,7 @@ class Task:
     keys: tuple[str, ...]
     cost: Cost | None = None
     names: tuple[str, ...] = ()
+    parts: tuple[Part, ...] = ()
 
 
 def run_task(task: Task) -> tuple[dict[str, Any], Tensor | None]:
@@ -114,14 +122,44 @@ def run_task(task: Task) -> tuple[dict[str, Any], Tensor | None]:
     >>> record["status"], record["nfe"]
     ('done', 3.0)
     """
-    job = task.job
-    threads = torch.get_num_threads()
-    if job.threads is not None:
-        torch.set_num_threads(job.threads)
-    try:
+    with _threads(task.job.threads):
         return _run(task)
+
+
+def run_part(task: Task, start: int, stop: int) -> Part:
+    """The samples `start` to `stop` of a cell: made, or read where a folder holds them.
+
+    >>> from scoregen import DDIM, VPSDE, Gaussian, UniformTime
+    >>> model = Gaussian(VPSDE(), torch.zeros(2), 1.0)
+    >>> job = Job(model, (), torch.zeros(5, 2), {}, (2,), 5)
+    >>> run_part(Task(job, Sampler(DDIM(), UniformTime(3)), 0, "ab", ()), 2, 4).samples.shape
+    torch.Size([2, 2])
+    """
+    folder = None if task.job.folder is None else Path(task.job.folder)
+    part = None if folder is None else ranges.read(folder, task.cell, start, stop)
+    if part is None:
+        with _threads(task.job.threads):
+            try:
+                x, seconds, cost = _drawn(task, range(start, stop))
+                part = Part(start, stop, seconds, cost.nfe, cost.depth, samples=x)
+            except DivergenceError as error:
+                cost = task.cost or Cost(math.nan, 0)
+                part = Part(start, stop, math.nan, cost.nfe, cost.depth, message=str(error))
+        if folder is not None:
+            part.save(folder, task.cell)
+    return part if folder is None else replace(part, samples=None)
+
+
+@contextmanager
+def _threads(count: int | None) -> Iterator[None]:
+    """So many threads of the numerics inside a block."""
+    before = torch.get_num_threads()
+    if count is not None:
+        torch.set_num_threads(count)
+    try:
+        yield
     finally:
-        torch.set_num_threads(threads)
+        torch.set_num_threads(before)
 
 
 def stored(task: Task) -> tuple[dict[str, Any], Tensor | None] | None:
@@ -160,6 +198,9 @@ def _run(task: Task) -> tuple[dict[str, Any], Tensor | None]:
         write(cell_path(folder, task.cell).with_suffix(".safetensors"), content)
     if folder is not None and (new or fresh):
         write_cell(folder, record)
+    if folder is not None:
+        for part in task.parts:
+            ranges.path_of(folder, task.cell, part.start, part.stop).unlink(missing_ok=True)
     return record, kept
 
 
@@ -174,8 +215,12 @@ def _sampled(task: Task) -> tuple[dict[str, Any], Tensor | None]:
         "device": job.device,
         "measures": {},
     }
+    for part in task.parts:
+        if part.message:
+            record.update(status="diverged", message=part.message)
+            return {**record, "nfe": number(part.nfe), "depth": part.depth, "seconds": "nan"}, None
     try:
-        x, seconds, cost = _drawn(task)
+        x, seconds, cost = _gathered(task) if task.parts else _drawn(task, range(job.count))
     except DivergenceError as error:
         cost = task.cost or Cost(math.nan, 0)
         record.update(status="diverged", message=str(error))
@@ -191,7 +236,20 @@ def _sampled(task: Task) -> tuple[dict[str, Any], Tensor | None]:
     return record, x
 
 
-def _drawn(task: Task) -> tuple[Tensor, float, Cost]:
+def _gathered(task: Task) -> tuple[Tensor, float, Cost]:
+    """The same of a cell that was made in parts."""
+    parts = []
+    for part in task.parts:
+        if part.samples is None and task.job.folder is not None:
+            read = ranges.read(Path(task.job.folder), task.cell, part.start, part.stop)
+            if read is None:
+                raise OSError(f"samples {part.start} to {part.stop} of a cell are gone; run again")
+            part = read
+        parts.append(part)
+    return ranges.together(parts)
+
+
+def _drawn(task: Task, rows: range) -> tuple[Tensor, float, Cost]:
     """Samples, the median of the seconds they took after a warm-up, and what they cost."""
     job, model = task.job, _model(task.job.model)
     cost, seconds = task.cost, []
@@ -210,19 +268,32 @@ def _drawn(task: Task) -> tuple[Tensor, float, Cost]:
         "device": job.device,
         "dtype": job.dtype,
     }
-    shape = (job.count, *job.event)
+    run = functools.partial(task.sampler.sample, model, (job.count, *job.event), **options)
+    wanted = None if len(rows) == job.count else rows
     if job.token not in _warm:  # the first run of a process pays for what is set up once
         _warm.add(job.token)
-        task.sampler.sample(model, shape, **options)
+        run(rows=wanted)
     if cost is None:
-        with Calls(model, silent=False) as counted:
-            task.sampler.sample(model, shape, **options)
-        cost = counted.cost(job.count)
+        cost = _counted(run, model, rows, job.count, job.chunk)
     for _ in range(job.repeats):
         began = time.perf_counter()
-        x = task.sampler.sample(model, shape, **options)
+        x = run(rows=wanted)
         seconds.append(_elapsed(began, x))
     return x, statistics.median(seconds), cost
+
+
+def _counted(
+    run: Callable[..., Tensor], model: ScoreModel, rows: range, whole: int, chunk: int | None
+) -> Cost:
+    """The cost of some samples; chunks could run side by side, so the deepest counts."""
+    costs = []
+    for start, stop in ranges.ranges(len(rows), chunk or len(rows)):
+        part = rows[start:stop]
+        with Calls(model, silent=False) as counted:
+            run(rows=None if len(part) == whole else part)
+        costs.append((counted.cost(len(part)), len(part)))
+    nfe = statistics.fmean([c.nfe for c, _ in costs], [n for _, n in costs])
+    return Cost(nfe, max(c.depth for c, _ in costs))
 
 
 def _elapsed(began: float, x: Tensor) -> float:
@@ -232,7 +303,7 @@ def _elapsed(began: float, x: Tensor) -> float:
     return time.perf_counter() - began
 
 
-@lru_cache(maxsize=2)
+@functools.lru_cache(maxsize=2)
 def _loaded(folder: str) -> ScoreModel:
     return load(folder)
 

@@ -8,14 +8,15 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from .cells import Task, run_task, stored
+from .cells import Task, read_samples, run_part, run_task, stored
+from .parts import Part, ranges
 from .plan import Cell, Cost
 from .study import Comparison
 from .table import Row
@@ -23,6 +24,9 @@ from .table import Row
 __all__ = ["Executor"]
 
 _IN_FLIGHT = 256  # tasks handed to an executor at a time: each carries its model
+
+Call: TypeAlias = tuple[str, Callable[..., Any], tuple[Any, ...]]
+"""A cell, a function and its arguments."""
 
 
 class Executor(Protocol):
@@ -93,14 +97,18 @@ def execute(
     try:
         if todo and not isinstance(executor, Now):  # what cannot be sent is refused before the work
             executor.submit(_arrived, todo[0]).result()
-        bar = tqdm(total=len(tasks), initial=len(found), desc="compare", disable=not progress)
-        for cell, handle in _submitted(executor, todo):
-            try:
-                found[cell] = handle.result()
-            except (RuntimeError, OSError, CancelledError, MemoryError) as error:
-                lost[cell] = f"{type(error).__name__}: {error}"
-            bar.update()
-        bar.close()
+        cut = [(t, span) for t in todo for span in _spans(t)]
+        with tqdm(total=len(todo) + len(cut), desc="compare", disable=not progress) as bar:
+            calls: list[Call] = [(t.cell, run_part, (t, *span)) for t, span in cut]
+            parts: dict[str, list[Part]] = {}
+            for cell, part in _answers(_submitted(executor, calls), lost, bar):
+                parts.setdefault(cell, []).append(part)
+            whole = [t for t in todo if t.cell not in lost]
+            calls = [
+                (t.cell, run_task, (replace(t, parts=tuple(parts.get(t.cell, ()))),)) for t in whole
+            ]
+            for cell, record in _answers(_submitted(executor, calls), lost, bar):
+                found[cell] = record
     finally:
         for cell in list(lost):  # its worker may have written it before it was lost
             known = stored(tasks[cell])
@@ -126,17 +134,42 @@ def _arrived(task: Task) -> str:
     return task.cell
 
 
-def _submitted(executor: Executor, tasks: list[Task]) -> Iterator[tuple[str, Any]]:
-    """Handles in order, with a bounded number of tasks under way."""
+def _spans(task: Task) -> list[tuple[int, int]]:
+    """The ranges that a cell is made in; none where it is made at once, or its samples are kept."""
+    job = task.job
+    if job.split is None or job.split >= job.count or task.sampler is None:
+        return []
+    samples = None if job.folder is None else read_samples(Path(job.folder), task.cell)
+    if samples is not None and len(samples) == job.count:
+        return []
+    return ranges(job.count, job.split)
+
+
+def _submitted(executor: Executor, calls: list[Call]) -> Iterator[tuple[str, Any]]:
+    """Handles in order, with a bounded number of calls under way."""
     under_way: list[tuple[str, Any]] = []
-    for task in tasks:
+    for cell, function, arguments in calls:
         try:
-            under_way.append((task.cell, executor.submit(run_task, task)))
+            under_way.append((cell, executor.submit(function, *arguments)))
         except RuntimeError as error:  # the executor broke: later cells have no chance
-            under_way.append((task.cell, _Broken(error)))
+            under_way.append((cell, _Broken(error)))
         if len(under_way) == _IN_FLIGHT:
             yield under_way.pop(0)
     yield from under_way
+
+
+def _answers(
+    handles: Iterator[tuple[str, Any]], lost: dict[str, str], bar: Any
+) -> Iterator[tuple[str, Any]]:
+    """What comes back; a call that fails is noted."""
+    for cell, handle in handles:
+        try:
+            answer = handle.result()
+        except (RuntimeError, OSError, CancelledError, MemoryError) as error:
+            lost[cell] = f"{type(error).__name__}: {error}"
+        else:
+            yield cell, answer
+        bar.update()
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,8 @@ _LABELS = {
     "depth": "evaluations one after the other",
     "seconds": "seconds for all samples",
 }
-_INK, _FAINT = "#111111", "#bbbbbb"
+_INK, _FAINT, _SHADE = "#111111", "#bbbbbb", "#dfe9da"
+_BAND = 1.09  # how far a band of ties reaches to either side, as a factor of the cost
 
 
 def figure(width: float, height: float) -> Any:
@@ -65,8 +66,11 @@ def plot_quality(
     x: Literal["nfe", "depth", "seconds"] = "nfe",
     width: float | None = None,
     size: float = 8.0,
+    heading: str = "",
 ) -> Path:
     """Quality against cost, a panel per metric, with 95 % intervals and the floor at equal n.
+
+    Within each budget a band is shaded that holds the best sampler and those that tie with it.
 
     Args:
         study: a comparison.
@@ -76,6 +80,7 @@ def plot_quality(
         x: the cost.
         width: of the figure in inches: 3.3 for one column of a paper, 6.8 for two.
         size: of the text in points.
+        heading: a line above the panels: what the figure shows.
 
     Raises:
         ImportError: without matplotlib, naming the extra that brings it.
@@ -83,14 +88,16 @@ def plot_quality(
 
     >>> import tempfile
     >>> from scoregen import DDIM, VPSDE, Gaussian, Sampler, UniformTime, compare
+    >>> from scoregen.metrics import MMD
     >>> model = Gaussian(VPSDE(), torch.zeros(2), torch.ones(2))
     >>> study = compare(model, {"ddim": Sampler(DDIM(), UniformTime(5))}, steps=[5, 10],
-    ...                 metrics=[lambda a, b: float(a.mean())], reference=torch.ones(9, 2),
-    ...                 progress=False)
+    ...                 metrics=[MMD(1.0)], reference=model.sample(9).float(), progress=False)
     >>> plot_quality(study, Path(tempfile.mkdtemp()) / "quality.pdf", width=3.3).exists()
     True
     """
     made = quality_figure(study, metrics=metrics, names=names, x=x, width=width, size=size)
+    if heading:
+        made.suptitle(heading, fontsize=size + 1, color=_INK, x=0.01, ha="left", weight="bold")
     return written(made, Path(path))
 
 
@@ -132,6 +139,8 @@ def _panel(
     done = [s for s in study.summaries if s.metric == metric and math.isfinite(s.value)]
     ends: list[tuple[float, float, str, str]] = []
     _axes(panel, study, done, metric, x, size)
+    if x != "seconds":  # a band as wide as the seconds of a budget would cover other budgets
+        _ties(panel, study, done, x)
     for name in sorted(every, key=lambda n: n in named):
         line = sorted((s for s in done if s.name == name), key=lambda s: float(getattr(s, x)))
         if not line:
@@ -162,6 +171,22 @@ def _panel(
         )
         ends.append((at[-1], values[-1], name, colour))
     _names(panel, ends, size)
+
+
+def _ties(panel: Any, study: Study, done: list[Summary], x: str) -> None:
+    """A band around the best of each budget and what ties with it."""
+    from matplotlib.patches import Rectangle
+
+    for budget in sorted({s.budget for s in done if s.budget is not None}):
+        level = study.ties([s for s in done if s.budget == budget])
+        if len(level) < 2:
+            continue
+        at = [float(getattr(s, x)) for s in level]
+        ends = [v for s in level for v in (s.low, s.value, s.high) if math.isfinite(v)]
+        left, right = min(at) / _BAND, max(at) * _BAND
+        size = right - left, max(ends) - min(ends)
+        band = Rectangle((left, min(ends)), *size, facecolor=_SHADE, edgecolor="none", zorder=0)
+        panel.add_patch(band)
 
 
 def _axes(panel: Any, study: Study, done: list[Summary], metric: str, x: str, size: float) -> None:

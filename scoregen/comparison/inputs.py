@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._checks import check_choice, check_finite, check_state
+from .._checks import check_finite, check_state
 from ..analysis import output_law
 from ..analysis.probe import NotAffineError
 from ..metrics import Metric, title
@@ -21,11 +21,6 @@ from .plan import Baseline, Cell
 
 _TRIED = 64  # rows of the reference that every metric is tried on before anything is sampled
 _LARGEST_SPECTRUM = 1024
-
-
-def direction_of(metric: Metric) -> str:
-    """Which way is better: lower, where a metric says nothing."""
-    return str(getattr(metric, "direction", "lower"))
 
 
 def check_names(
@@ -53,6 +48,16 @@ def check_names(
         raise ValueError(f"seeds must differ and be at least one, got {seeds}")
 
 
+def check_whole(samplers: Mapping[str, Sampler], count: int, chunk: int | None) -> None:
+    """Refuse parts of a cell where the solver knows only the whole of it."""
+    for name, sampler in samplers.items():
+        if chunk is not None and chunk < count and sampler.solver.population:
+            raise ValueError(
+                f"{name} acts on all of the {count} samples at once, so chunk = {chunk} would "
+                "change its answer: compare it without chunk and split"
+            )
+
+
 def titles(metrics: Sequence[Metric], count: int) -> list[str]:
     """The metrics' titles, once it is known that they differ."""
     if not metrics or not all(callable(m) for m in metrics):
@@ -64,8 +69,6 @@ def titles(metrics: Sequence[Metric], count: int) -> list[str]:
             f"two metrics are called {', '.join(twice)}, so their values would be merged; give "
             "them different names"
         )
-    for metric, name in zip(metrics, names, strict=True):
-        check_choice(f"the direction of {name}", direction_of(metric), ("lower", "higher"))
     return names
 
 
@@ -108,7 +111,7 @@ def floor_of(
     for metric, name in zip(metrics, names, strict=True):
         sets = [floor[i * count : (i + 1) * count] for i in range(len(floor) // count)]
         if not sets:
-            if getattr(metric, "biased", False):
+            if metric.biased:
                 continue  # its value at another number says nothing here
             sets = [floor]
         try:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from .._files import write
-from .figures import _COLOURS, _FAINT, _INK, quality_figure, tile_images
+from .figures import _COLOURS, _FAINT, _INK, _SHADE, quality_figure, tile_images
 from .statistics import Study, Summary
 from .tables import grid, shown
 
@@ -42,10 +42,10 @@ def write_page(study: Study, path: str | Path, *, heading: str = "Samplers compa
 
     >>> import tempfile
     >>> from scoregen import DDIM, VPSDE, Gaussian, Sampler, UniformTime, compare
+    >>> from scoregen.metrics import MMD
     >>> model = Gaussian(VPSDE(), torch.zeros(2), torch.ones(2))
     >>> study = compare(model, {"ddim": Sampler(DDIM(), UniformTime(5))}, steps=[5, 10],
-    ...                 metrics=[lambda a, b: float(a.mean())], reference=torch.ones(9, 2),
-    ...                 progress=False)
+    ...                 metrics=[MMD(1.0)], reference=model.sample(9).float(), progress=False)
     >>> page = write_page(study, Path(tempfile.mkdtemp()) / "report.html")
     >>> "https:" in page.read_text()
     False
@@ -118,17 +118,22 @@ def _verdicts(study: Study) -> list[str]:
 
 
 def _curves(study: Study) -> list[dict[str, Any]]:
-    costs: list[tuple[Literal["nfe", "seconds"], str]] = [
-        ("nfe", "Quality against evaluations"),
-        ("seconds", "Quality against seconds"),
+    bars = "Bars: 95 % intervals of the mean."
+    costs: list[tuple[Literal["nfe", "seconds"], str, str]] = [
+        (
+            "nfe",
+            "Quality against evaluations",
+            f"Shaded: the best of a budget and what ties with it. {bars}",
+        ),
+        ("seconds", "Quality against seconds", bars),
     ]
     found = []
-    for x, words in costs:
+    for x, words, note in costs:
         drawn = [
             _inline(quality_figure(study, metrics=[m], x=x, width=5.4, size=9.5))
             for m in study.metrics
         ]
-        found.append({"title": words, "figures": drawn})
+        found.append({"title": words, "figures": drawn, "note": note})
     return found
 
 
@@ -149,7 +154,8 @@ def _inline(made: Any) -> Any:
     text = re.sub(r"font: ([\d.]+px)[^;\"]*", r"font-size: \1", text)
     for i, colour in enumerate(_COLOURS):
         text = text.replace(colour, f"var(--c{i})")
-    text = text.replace(_INK, "var(--ink)").replace(_FAINT, "var(--faint)")
+    for colour, variable in ((_INK, "ink"), (_FAINT, "faint"), (_SHADE, "mark")):
+        text = text.replace(colour, f"var(--{variable})")
     text = re.sub(r"#[45]{6}", "var(--soft)", text)
     return markupsafe.Markup(text)  # from numbers and names that matplotlib has escaped
 
@@ -167,7 +173,8 @@ def _table(study: Study, metric: str) -> dict[str, Any]:
                     None
                     if c not in line
                     else {
-                        "text": _number(line[c]),
+                        "value": shown(line[c])[0],
+                        "error": shown(line[c])[1],
                         "mark": table.mark(line[c]),
                         "status": line[c].status,
                         "hint": f"{line[c].nfe:g} evaluations, depth {line[c].depth:g}, "

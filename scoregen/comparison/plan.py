@@ -71,13 +71,7 @@ class Cell:
     @property
     def steps(self) -> int | None:
         """Number of moves, where the grid has a count of them."""
-        return steps_of(self.sampler)
-
-
-def steps_of(sampler: Sampler) -> int | None:
-    """The count of a grid that has one."""
-    count: int | None = getattr(sampler.grid, "steps", None)
-    return count
+        return self.sampler.steps
 
 
 class Calls(Counted):
@@ -173,7 +167,7 @@ def plan(
     budgets = sorted({check_count("a budget", b) for b in budgets})
     cells = []
     for name, sampler in samplers.items():
-        if steps_of(sampler) is None:
+        if sampler.steps is None:
             cost = cost_of(model, sampler, like, condition or {})
             cells.append(Cell(name, None, sampler, cost))
             continue

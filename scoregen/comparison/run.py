@@ -6,7 +6,6 @@ import importlib.metadata
 import importlib.util
 import os
 import sys
-import time
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -27,7 +26,7 @@ from ..sampling import Sampler
 from ..training import load as load_model
 from .cells import Job, Task
 from .execute import Executor, Now, Planned, execute
-from .inputs import check_names, direction_of, exact_of, floor_of, titles, try_on_reference
+from .inputs import check_names, check_whole, exact_of, floor_of, titles, try_on_reference
 from .plan import Baseline, Cell, fixed, plan
 from .study import Comparison
 
@@ -52,6 +51,7 @@ def compare(
     keep: Literal["samples"] | None = None,
     show: int = 25,
     chunk: int | None = None,
+    split: int | None = None,
     device: torch.device | str | None = None,
     dtype: torch.dtype = torch.float32,
     repeats: int = 1,
@@ -73,7 +73,8 @@ def compare(
         model: a score model, the folder of a checkpoint, or several by name.
         samplers: name -> sampler; grids with a count of steps are resized for each budget.
         steps: budgets of evaluations per sample.
-        metrics: callables (samples, reference) -> Estimate or a number.
+        metrics: callables (samples, reference) -> Estimate or a number, which declare `direction`
+            and `biased`; `metrics.FunctionMetric` declares them for a function.
         reference: real samples, shape (m, *event), or Data.
         seeds: of the noise; all samplers share it within a seed.
         samples: how many to draw per seed; as many as the reference unless given.
@@ -87,6 +88,8 @@ def compare(
         keep: "samples" keeps all of them, for metrics added later by `Comparison.measure`.
         show: samples kept per cell for pictures.
         chunk: most samples at a time.
+        split: most samples of a cell that one call of the executor makes, a multiple of `chunk`
+            (which it is unless given): larger cells are made in ranges, side by side.
         device: where to sample; the model's own device unless given.
         dtype: of the state.
         repeats: how often the sampling of a cell is timed, after a warm-up.
@@ -119,18 +122,22 @@ def compare(
     check_number("the top of data_range", high, low, open_low=True)
     check_state(reference, "reference")
     check_finite("reference", reference)
+    if split is not None:
+        chunk = check_count("split", split) if chunk is None else check_count("chunk", chunk)
+        if split % chunk:
+            raise ValueError(f"split must be a multiple of chunk = {chunk}, got {split}")
     if keep is not None:
         check_choice("keep", keep, ("samples",))
     count = len(reference) if samples is None else check_count("samples", samples, 2)
     keys = [check_count("a seed", s, 0) for s in seeds]
     baselines = dict(baselines or {})
     check_names(samplers, baselines, keys, steps)
+    check_whole(samplers, count, chunk)
     names = titles(metrics, count)
     for option, value in (("show", show), ("repeats", repeats)):
         check_count(option, value)
     if out is not None:
         probe(Path(out) / "cells")
-        _sweep(Path(out) / "cells")
         if pictures and importlib.util.find_spec("matplotlib") is None:
             raise ImportError(
                 "pictures need matplotlib: pip install 'scoregen[bench]', or pictures=False"
@@ -148,6 +155,7 @@ def compare(
         count=count,
         decode=decode,
         chunk=chunk,
+        split=split,
         dtype=dtype,
         keep=keep == "samples",
         show=show,
@@ -208,7 +216,7 @@ def compare(
     manifest: dict[str, Any] = {
         "models": described,
         "metrics": {
-            n: {"key": k, "direction": direction_of(m), "biased": bool(getattr(m, "biased", False))}
+            n: {"key": k, "direction": m.direction, "biased": m.biased}
             for n, k, m in zip(names, measured, metrics, strict=True)
         },
         "reference": {"count": len(reference), "identity": identity(reference)[:16]},
@@ -267,13 +275,6 @@ def _samples_identity(job: Job, model: str, sampler: Sampler | None, seed: int) 
             str(job.reference.dtype),
         )
     )
-
-
-def _sweep(folder: Path) -> None:
-    """Removes what writers that were killed more than an hour ago have left."""
-    for part in folder.glob(".*.part"):
-        if time.time() - part.stat().st_mtime > 3600:
-            part.unlink(missing_ok=True)
 
 
 def _versions() -> dict[str, str]:

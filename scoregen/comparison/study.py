@@ -57,9 +57,9 @@ class Comparison:
         )
 
     def direction(self, metric: str) -> str:
-        """Which way a metric is better; lower, for one that is not here."""
-        known = self.manifest.get("metrics", {})
-        return str(known[metric]["direction"]) if metric in known else "lower"
+        """Which way a metric is better, as it declared."""
+        check_choice("metric", metric, list(self.manifest["metrics"]))
+        return str(self.manifest["metrics"][metric]["direction"])
 
     @property
     def metrics(self) -> list[str]:
@@ -259,8 +259,6 @@ class Comparison:
         name = title(metric, count := int(self.manifest["samples"]))
         if name in self.manifest["metrics"]:
             raise ValueError(f"{name} is measured already; give the metric another name")
-        direction = str(getattr(metric, "direction", "lower"))
-        check_choice(f"the direction of {name}", direction, ("lower", "higher"))
         key = name
         if self.folder is not None:
             key = identity((metric, name, identity((reference, library()))))
@@ -289,11 +287,7 @@ class Comparison:
                 if self.folder is not None:
                     write_cell(self.folder, record)
             rows.append(new)
-        entry = {
-            "key": key,
-            "direction": direction,
-            "biased": bool(getattr(metric, "biased", False)),
-        }
+        entry = {"key": key, "direction": metric.direction, "biased": metric.biased}
         manifest = {**self.manifest, "metrics": {**self.manifest["metrics"], name: entry}}
         made = replace(self, rows=rows, manifest=manifest, records=records)
         if self.folder is not None:

@@ -7,11 +7,13 @@ from .digits_features import (
     digits_classifier,
     digits_features,
 )
-from .estimate import Direction, Estimate, Measured, Metric, TwoSample, title
+from .estimate import Direction, Estimate, FunctionMetric, Measured, Metric, TwoSample, title
 from .frechet import DebiasedFrechet, Frechet, MomentError
+from .inception import InceptionFeatures
 from .mmd import KID, MMD, median_lengthscale
 from .modes import MissingModes, ModeCovariances, ModeMeans, ModeWeights
 from .neighbours import Coverage, Density, Precision, Recall
+from .posterior import PosteriorCoverage
 from .sliced import SlicedWasserstein
 
 __all__ = [
@@ -25,6 +27,8 @@ __all__ = [
     "Diversity",
     "Estimate",
     "Frechet",
+    "FunctionMetric",
+    "InceptionFeatures",
     "KID",
     "MMD",
     "Measured",
@@ -34,6 +38,7 @@ __all__ = [
     "ModeMeans",
     "ModeWeights",
     "MomentError",
+    "PosteriorCoverage",
     "Precision",
     "Recall",
     "SlicedWasserstein",

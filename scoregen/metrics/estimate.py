@@ -3,14 +3,22 @@
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Literal, NamedTuple, TypeAlias
+from dataclasses import dataclass
+from typing import ClassVar, Literal, NamedTuple, Protocol, TypeAlias
 
 import torch
 from torch import Tensor
 
-from .._checks import check_callable, check_count, check_entries, check_numbers, check_tensor
+from .._checks import (
+    check_callable,
+    check_choice,
+    check_count,
+    check_entries,
+    check_numbers,
+    check_tensor,
+)
 
-__all__ = ["Direction", "Estimate", "Measured", "Metric", "TwoSample", "title"]
+__all__ = ["Direction", "Estimate", "FunctionMetric", "Measured", "Metric", "TwoSample", "title"]
 
 Direction: TypeAlias = Literal["lower", "higher"]
 
@@ -33,10 +41,28 @@ class Estimate(NamedTuple):
     stderr: float
 
 
-Metric: TypeAlias = Callable[[Tensor, Tensor], Estimate | float]
-"""(samples (n, *event), reference (m, *event)) -> Estimate, or a number whose standard error is not
-known. A metric may also carry ``name``, ``direction`` ("lower" or "higher" is better; lower where
-it says nothing) and ``biased`` (its value moves with n)."""
+class Metric(Protocol):
+    """What a comparison measures: a callable that declares which way it is better.
+
+    A function declares it as attributes, or through :class:`FunctionMetric`. An optional ``name``
+    is printed; otherwise that of the function or class is.
+
+    >>> from scoregen.metrics import MMD
+    >>> metric: Metric = MMD()
+    >>> metric.direction, metric.biased
+    ('lower', False)
+    """
+
+    @property
+    def direction(self) -> Direction:
+        """Whether "lower" or "higher" values are better."""
+
+    @property
+    def biased(self) -> bool:
+        """Whether the expected value moves with the number of samples."""
+
+    def __call__(self, samples: Tensor, reference: Tensor, /) -> Estimate | float:
+        """From samples (n, *event) and reference (m, *event); a number has an unknown error."""
 
 
 class Measured(NamedTuple):
@@ -66,6 +92,9 @@ class TwoSample(ABC):
     4
     """
 
+    direction: ClassVar[Direction]
+    biased: ClassVar[bool]
+
     @abstractmethod
     def against(self, reference: Tensor) -> Callable[[Tensor], Measured]:
         """The measurement against one reference (m, *event), as a function of the samples."""
@@ -76,6 +105,73 @@ class TwoSample(ABC):
         return self.against(reference)(samples).estimate
 
 
+@dataclass(frozen=True)
+class FunctionMetric:
+    """A function as a metric, with what a comparison has to know of it.
+
+    Args:
+        function: (samples, reference) -> Estimate or number.
+        direction: "lower" or "higher", whichever is better.
+        biased: Whether its expected value moves with n, so that values at different n must not be
+            compared; it then carries n in its title.
+        name: Name to print; that of the function if empty.
+
+    Raises:
+        TypeError: For what is not callable.
+        ValueError: For another direction.
+
+    >>> def width(samples, reference):
+    ...     return float(samples.std())
+    >>> metric = FunctionMetric(width, direction="higher", biased=False)
+    >>> metric(torch.tensor([0.0, 2.0]), torch.zeros(2)), metric.name
+    (1.4142135381698608, 'width')
+    """
+
+    function: Callable[[Tensor, Tensor], Estimate | float]
+    direction: Direction
+    biased: bool
+    name: str = ""
+
+    def __post_init__(self) -> None:
+        check_callable("function", self.function, "(samples, reference) -> Estimate or number")
+        declared(self)
+        if not self.name:
+            object.__setattr__(self, "name", _name_of(self.function))
+
+    def __call__(self, samples: Tensor, reference: Tensor) -> Estimate | float:
+        """What the function gives."""
+        return self.function(samples, reference)
+
+
+def declared(metric: Metric) -> tuple[Direction, bool]:
+    """The direction and the bias that a metric declares; nothing is assumed.
+
+    Raises:
+        TypeError: for what is no metric, or declares not both.
+        ValueError: for a direction other than "lower" and "higher".
+    """
+    check_callable("metric", metric, "(samples, reference) -> Estimate or number")
+    name = _name_of(metric)
+    if not (hasattr(metric, "direction") and hasattr(metric, "biased")):
+        raise TypeError(
+            f'the metric {name} must declare `direction`, "lower" or "higher", and `biased`, '
+            "whether its value moves with the number of samples: as attributes, or by "
+            f"scoregen.metrics.FunctionMetric({name}, direction=..., biased=...)"
+        )
+    check_choice(f"the direction of {name}", metric.direction, ("lower", "higher"))
+    if not isinstance(metric.biased, bool):
+        raise TypeError(f"`biased` of the metric {name} must be True or False: {metric.biased!r}")
+    return metric.direction, metric.biased
+
+
+def _name_of(metric: object) -> str:
+    """The name it gives itself, or that of its function or class."""
+    for name in ("name", "__name__"):
+        if stated := str(getattr(metric, name, "")):
+            return stated
+    return type(metric).__name__
+
+
 def title(metric: Metric, n: int) -> str:
     """Name of a metric as it should be printed beside a value from n samples.
 
@@ -83,18 +179,21 @@ def title(metric: Metric, n: int) -> str:
     n are not compared by mistake.
 
     Args:
-        metric: Any metric; a plain function is called by its own name.
+        metric: Any metric; a function is called by its own name.
         n: The number of samples it was given.
+
+    Raises:
+        TypeError: For a metric that does not declare its direction and its bias.
 
     >>> from scoregen.metrics import MMD, Frechet
     >>> title(Frechet(), 2000), title(Frechet(), 297), title(MMD(), 2000)
     ('frechet-2k', 'frechet-297', 'mmd2')
     """
-    check_callable("metric", metric, "(samples, reference) -> Estimate or number")
+    _, biased = declared(metric)
     check_count("n", n, 0)
-    name = getattr(metric, "name", None) or getattr(metric, "__name__", type(metric).__name__)
-    if not getattr(metric, "biased", False):
-        return str(name)
+    name = _name_of(metric)
+    if not biased:
+        return name
     return f"{name}-{n / 1000:g}k" if n >= 1000 and n % 100 == 0 else f"{name}-{n}"
 
 

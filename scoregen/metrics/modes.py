@@ -109,7 +109,11 @@ class _Modes(TwoSample):
     def _share(self, samples: Tensor, reference: Tensor) -> tuple[Tensor, Tensor]:
         """Responsibilities (n, k), and each sample in each mode's own whitened units, (n, k, d)."""
         checked_pair(samples, reference)
-        x = flat(samples)
+        logs, z = self._logs(flat(samples))
+        return logs.softmax(1), z
+
+    def _logs(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Log weight times density of each mode, up to a constant, and the whitened samples."""
         if x.shape[1] != len(self.means[0]):
             raise ValueError(
                 f"samples must have {len(self.means[0])} numbers per event, as the modes have, "
@@ -124,10 +128,10 @@ class _Modes(TwoSample):
             lower, (x[:, None] - means).movedim(0, -1), upper=False
         ).movedim(-1, 0)
         logs = weights.log() - lower.diagonal(dim1=1, dim2=2).log().sum(1) - (z**2).sum(2) / 2
-        return logs.softmax(1), z
+        return logs, z
 
 
-def _folded(squared: Tensor, spread: Tensor) -> Tensor:
+def folded(squared: Tensor, spread: Tensor) -> Tensor:
     """How much less the size of an error moves than the error does along its own direction.
 
     The size |e| of an estimated error e with true value d and total variance v has the variance of
@@ -188,7 +192,7 @@ class ModeWeights(_Modes):
 
     def _errors(self, r: Tensor, z: Tensor) -> Measured:
         gap = r.mean(0) - torch.tensor(self.weights, dtype=r.dtype, device=r.device)
-        scale = gap.sign() * _folded(gap**2, r.var(0) / len(r))
+        scale = gap.sign() * folded(gap**2, r.var(0) / len(r))
         influence = r @ scale / 2
         stderr = math.sqrt(float(influence.var()) / len(r))
         return Measured(Estimate(float(gap.abs().sum()) / 2, stderr), influence)
@@ -281,7 +285,7 @@ class ModeMeans(_Modes):
         spread = (share**2 * ((z - mean) ** 2).sum(2)).sum(0)
         axis = torch.nn.functional.normalize(mean, dim=1) / math.sqrt(d)
         influence = share * torch.einsum("nkd,kd->nk", z - mean, axis)
-        return _combine(errors, influence * _folded(size**2, spread), self.reduction)
+        return _combine(errors, influence * folded(size**2, spread), self.reduction)
 
 
 @dataclass(frozen=True)
@@ -339,4 +343,4 @@ class ModeCovariances(_Modes):
             "nkd,kde,nke->nk", centred, seen, centred
         )
         spread = (share**2 * (apart + (seen**2).sum((1, 2)))).sum(0)
-        return _combine(errors, influence * _folded(size**2, spread), self.reduction)
+        return _combine(errors, influence * folded(size**2, spread), self.reduction)

@@ -316,6 +316,25 @@ class Sampler:
             )
         return level, std
 
+    @property
+    def steps(self) -> int | None:
+        """The count of moves that `with_steps` changes; None for a grid that is listed.
+
+        Raises:
+            TypeError: for a grid that has a `steps` which cannot be changed.
+        """
+        grid: Any = self.grid
+        changeable = [f.name for f in fields(grid)] if is_dataclass(grid) else []
+        if "steps" in changeable:
+            count: int | None = grid.steps
+            return count
+        if hasattr(grid, "steps"):
+            raise TypeError(
+                f"{type(grid).__name__} has a `steps` that cannot be changed; make it a field of a "
+                "dataclass, or rename it where it is not the number of moves"
+            )
+        return None
+
     def with_steps(self, n: int) -> Sampler:
         """This sampler on a grid of n steps.
 
@@ -323,14 +342,13 @@ class Sampler:
             ValueError: for grids without a count of steps.
         """
         check_count("steps", n)
+        if self.steps is None:
+            raise ValueError(
+                f"{type(self.grid).__name__} has no count of steps to change; use a grid such as "
+                "UniformTime(n), Karras(n) or Strided(n)"
+            )
         grid: Any = self.grid
-        if is_dataclass(grid) and any(f.name == "steps" for f in fields(grid)):
-            finer: Any = replace(grid, steps=n)  # type: ignore[type-var]
-            return replace(self, grid=finer)
-        raise ValueError(
-            f"{type(grid).__name__} has no count of steps to change; use a grid such as "
-            "UniformTime(n), Karras(n) or Strided(n)"
-        )
+        return replace(self, grid=replace(grid, steps=n))
 
 
 def _check_rows(rows: Sequence[int] | None, batch: int) -> Sequence[int]:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from .._files import probe
+from .._identity import recipe, structure
 from ..data.dataset import Data
 from ..models import ScoreModel, conditions_of
 from ..objectives import DenoisingScoreMatching, Objective
@@ -17,7 +18,6 @@ from ..processes import StaticSDE
 from .card import describe_model, undescribed
 from .checkpoint import check_target
 from .ema import EMA
-from .identity import identity, structure
 from .loop import RESUME, Loop, TrainingError, TrainStep
 from .resume import Run
 from .settings import TrainSettings, learning_rate
@@ -137,7 +137,7 @@ def fit(
             "processes": world,
             "data": data.identity(),
             "model": structure(model),
-            "objective": identity(objective) if objective_name is None else objective_name,
+            "objective": recipe(objective) if objective_name is None else objective_name,
         }
     if accelerator is not None:
         device = accelerator.device

@@ -13,13 +13,13 @@ import torch
 from torch import Tensor
 
 from .._files import CheckpointError, digest, write
+from .._identity import modules_within
 from ..models import ScoreModel
 from .ema import EMA
-from .identity import modules_within
 
 __all__ = ["Run"]
 
-_FORMAT = "2"
+_FORMAT = "3"
 _KIND = "scoregen resume file"
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from .._checks import check_number
 from ..grids import Karras, Times
-from ..models import X0, RawTime, ScoreModel
+from ..models import X0, Conditions, RawTime, ScoreModel
 from ..processes import EDMSDE
 from ..sampling import Sampler
 from ..solvers import KarrasHeun
@@ -30,6 +30,11 @@ class _Denoiser(Adapter):
     def __init__(self, net: Callable[..., Any], classes: int):
         super().__init__(net, ("label", "class_labels") if classes else ())
         self.classes = classes
+
+    @property
+    def conditions(self) -> Conditions | None:
+        """A label, whose null is one past the last class."""
+        return Conditions.labels(self.classes)
 
     def forward(self, x: Tensor, clock: Tensor, **condition: Any) -> Tensor:
         label, class_labels = condition.get("label"), condition.get("class_labels")

@@ -35,6 +35,7 @@ from .inputs import (
     network_of,
     units_of,
 )
+from .origins import Checkpoint, is_origin, origin
 
 
 def train(
@@ -116,7 +117,7 @@ def train(
 
 
 def sample(
-    checkpoint: str = BUNDLED,
+    checkpoint: Checkpoint = BUNDLED,
     *,
     sampler: str = "",
     count: int = 64,
@@ -129,7 +130,8 @@ def sample(
     """Draw samples: samples.npy and a picture.
 
     Args:
-        checkpoint: a folder, or "digits" for the bundled network.
+        checkpoint: a folder, "digits" for the bundled network, or another library's:
+            diffusers:FOLDER, edm:FILE, guided-diffusion:FILE(head_channels=64, event=(3, 64, 64)).
         sampler: SOLVER@GRID, such as "DDIM(eta=0.5)@Karras(50)" or "Dopri5@Times(1.0, 0.0)", or the
             file that `scoregen tune` wrote; the recommended one for 20 evaluations unless given.
         count: how many.
@@ -202,7 +204,7 @@ def analyse(
 
 
 def likelihood(
-    checkpoint: str = BUNDLED,
+    checkpoint: Checkpoint = BUNDLED,
     source: str = BUNDLED,
     *,
     count: int = 297,
@@ -215,7 +217,7 @@ def likelihood(
     """Bits per dimension of held-out data: the bound, Hutchinson's and the exact estimate.
 
     Args:
-        checkpoint: a folder, or "digits".
+        checkpoint: a folder, "digits", or another library's, as in `scoregen sample`.
         source: quantised data, as in `scoregen train`; floating-point data have no bits per
             dimension.
         count: how many held-out samples.
@@ -233,6 +235,11 @@ def likelihood(
             "its density in nats"
         )
     model = model_of(checkpoint, device)
+    if is_origin(checkpoint) and event_of(checkpoint) != tuple(held_out.x.shape[1:]):
+        raise ValueError(
+            f"{checkpoint} takes samples of shape {event_of(checkpoint)}, those of "
+            f"{held_out.name} are of shape {tuple(held_out.x.shape[1:])}"
+        )
     rows = bits_report(
         model,
         held_out.x[:count].to(model.placement()[0]),
@@ -246,18 +253,20 @@ def likelihood(
     print(bits_table(rows))
 
 
-def info(checkpoint: str = BUNDLED) -> None:
+def info(checkpoint: Checkpoint = BUNDLED) -> None:
     """What a checkpoint is: its card, or the names that the command line knows.
 
     Args:
-        checkpoint: a folder, "digits", or "names" for all solvers, grids, processes and metrics.
+        checkpoint: a folder, "digits", another library's, as in `scoregen sample`, or "names"
+            for all solvers, grids, processes and metrics.
     """
     if checkpoint == "names":
         for family in FAMILIES:
             print(f"{family}: {', '.join(specs.known_names(family))}")
         return
     model = model_of(checkpoint, "cpu")
-    print(json.dumps(card_of(checkpoint), indent=1))
+    card = str(origin(checkpoint).card) if is_origin(checkpoint) else None
+    print(json.dumps(card_of(checkpoint), indent=1) if card is None else card)
     count = sum(p.numel() for p in model.parameters())
     first, last = model.sde.level(model.sde.t_min), model.sde.level(model.sde.t_max)
     print(

@@ -16,12 +16,15 @@ from ..models import ScoreModel
 from ..training import card, load
 from ..training.checkpoint import DIGITS
 from . import specs
+from .origins import is_origin, origin
 
 BUNDLED = "digits"
 
 
 def model_of(checkpoint: str, device: str | None) -> ScoreModel:
     place = device_of(device)
+    if is_origin(checkpoint):
+        return origin(checkpoint).to(place)
     return load(DIGITS if checkpoint == BUNDLED else checkpoint).to(place)
 
 
@@ -57,17 +60,19 @@ def card_of(checkpoint: str) -> dict[str, Any]:
 
 def units_of(checkpoint: str) -> Units | None:
     """What the data of a checkpoint were standardised by."""
+    if is_origin(checkpoint):
+        return None
     units = card_of(checkpoint)["units"]
     return None if units is None else Units(*(tuple(units[name]) for name in ("mean", "std")))
 
 
 def event_of(checkpoint: str) -> tuple[int, ...]:
     """The shape of one sample, which the card must state."""
-    event = card_of(checkpoint)["event"]
+    foreign = is_origin(checkpoint)
+    event = origin(checkpoint).card.event if foreign else card_of(checkpoint)["event"]
     if event is None:
-        raise ValueError(
-            f"the card of {checkpoint} states no shape of a sample; save it with event=(...)"
-        )
+        how = f"write {checkpoint}(event=(3, 64, 64))" if foreign else "save it with event=(...)"
+        raise ValueError(f"the card of {checkpoint} states no shape of a sample; {how}")
     return tuple(event)
 
 

@@ -18,6 +18,7 @@ from ..guidance import ClassifierFree
 from ..models import ScoreModel, conditions_of
 from . import specs
 from .inputs import BUNDLED, data_of, drawable, model_of, units_of
+from .origins import Checkpoints
 
 
 def compare(
@@ -28,7 +29,7 @@ def compare(
         "Ancestral@UniformTime(10)",
     ),
     *,
-    checkpoint: tuple[str, ...] = (BUNDLED,),
+    checkpoint: Checkpoints = (BUNDLED,),
     source: str = BUNDLED,
     steps: tuple[int, ...] = (5, 10, 20, 50),
     metric: tuple[str, ...] = (),
@@ -48,7 +49,7 @@ def compare(
 
     Args:
         sampler: one or more [NAME=]SOLVER@GRID; the grid's count is set for each budget.
-        checkpoint: one or more folders, or "digits".
+        checkpoint: one or more folders, "digits", or another library's, as in `scoregen sample`.
         source: reference data, as in `scoregen train`.
         steps: budgets of network evaluations per sample.
         metric: such as "SlicedWasserstein(256)", "MMD", "Precision"; for digits also with features,

@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from .._checks import check_count
-from ..models import ScoreModel, ScoreNetwork
+from ..models import Conditions, ScoreModel, ScoreNetwork
 from ..models.base import Given
 from ..models.clocks import Clock
 from ..models.parameterization import Parameterization
@@ -80,18 +80,23 @@ class Adapter(nn.Module):
         super().__init__()
         if not callable(net):
             raise TypeError(f"net must be a network or another callable, got {type(net).__name__}")
-        self.net, self.conditions = net, conditions
+        self.net, self.takes = net, conditions
 
     def forward(self, x: Any, clock: Any, **condition: Any) -> Any:
         return self.net(x, clock, **condition)
 
+    @property
+    def conditions(self) -> Conditions | None:
+        """Null values, where an origin states them."""
+        return None
+
     def check_condition(self, **condition: Any) -> None:
         """Refuse names that the network does not take."""
-        if self.conditions is None:
+        if self.takes is None:
             return
-        unknown = sorted(set(condition) - set(self.conditions))
+        unknown = sorted(set(condition) - set(self.takes))
         if unknown:
-            takes = ", ".join(self.conditions) or "none"
+            takes = ", ".join(self.takes) or "none"
             raise TypeError(f"this network takes {takes} as condition, got {', '.join(unknown)}")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,11 +13,13 @@ from torch import Tensor
 
 from .._checks import check_number
 from ..grids import Karras, Times
-from ..models import X0, RawTime, ScoreModel
+from ..models import X0, Conditions, RawTime, ScoreModel
 from ..processes import EDMSDE
 from ..sampling import Sampler
 from ..solvers import KarrasHeun
 from .card import Adapter, Card, Imported
+from .edm_files import edm_network
+from .preconditioned import Preconditioned
 
 __all__ = ["from_edm"]
 
@@ -27,6 +30,11 @@ class _Denoiser(Adapter):
     def __init__(self, net: Callable[..., Any], classes: int):
         super().__init__(net, ("label", "class_labels") if classes else ())
         self.classes = classes
+
+    @property
+    def conditions(self) -> Conditions | None:
+        """A label, whose null is one past the last class."""
+        return Conditions.labels(self.classes)
 
     def forward(self, x: Tensor, clock: Tensor, **condition: Any) -> Tensor:
         label, class_labels = condition.get("label"), condition.get("class_labels")
@@ -49,12 +57,14 @@ class _Heun:
         grid = Karras(steps)
         if self.rounded is None:
             return model, Sampler(KarrasHeun(), grid)
-        sigmas = self.rounded(grid(model.sde)[:-1])
-        return model, Sampler(KarrasHeun(), Times(*sigmas.double().tolist(), 0.0))
+        sigmas = self.rounded(grid(model.sde)[:-1]).double().tolist()
+        # two that are rounded to one make a move of no length
+        moves = [s for k, s in enumerate(sigmas) if k == 0 or s != sigmas[k - 1]]
+        return model, Sampler(KarrasHeun(), Times(*moves, 0.0))
 
 
 def from_edm(
-    net: Callable[..., Any],
+    net: Callable[..., Any] | str | Path,
     *,
     sigma_min: float | None = None,
     sigma_max: float | None = None,
@@ -68,15 +78,18 @@ def from_edm(
     with `classes` for none, or `class_labels`, one-hot with zeros for none.
 
     Args:
-        net: the network; `sigma_min`, `sigma_max`, `label_dim`, `img_channels`, `img_resolution`
-            and `round_sigma` are read where it has them.
+        net: a pickle of EDM or EDM2, which is read inertly (`read_pickle`) and whose averaged
+            weights fill `networks.NCSNpp`, `ADM` or `EDM2`; or the network itself, of which
+            `sigma_min`, `sigma_max`, `label_dim`, `img_channels`, `img_resolution` and
+            `round_sigma` are read where it has them.
         sigma_min: least noise level; at least the network's own, 0.002 unless given.
         sigma_max: greatest noise level; at most the network's own, 80 unless given.
         classes: number of classes, 0 for none; the network's own label_dim unless given.
         data_range: least and greatest value of the data, for the card.
 
     Raises:
-        ValueError: for an empty range of noise levels.
+        FileNotFoundError: for a file that is not there; nothing is downloaded.
+        ValueError: for an empty range of noise levels, and for a file that holds no such network.
         TypeError: where neither the network nor the call states the number of classes.
 
     >>> def net(x, sigma):  # exact for N(0, 1)
@@ -85,10 +98,15 @@ def from_edm(
     >>> model(torch.ones(1, 2), 1.0).x0
     tensor([[0.5000, 0.5000]])
     """
+    name = f"EDM, {type(net).__name__}"
+    left: tuple[str, ...] = ()
+    if isinstance(net, str | Path):
+        net, kind, left = edm_network(net)
+        name = f"EDM, {kind}"
     facts = {
-        name: getattr(net, name)
-        for name in ("sigma_min", "sigma_max", "label_dim", "img_channels", "img_resolution")
-        if hasattr(net, name)
+        fact: getattr(net, fact)
+        for fact in ("sigma_min", "sigma_max", "label_dim", "img_channels", "img_resolution")
+        if hasattr(net, fact)
     }
     low = max(float(facts.get("sigma_min", 0.0)), 0.002 if sigma_min is None else sigma_min)
     high = min(float(facts.get("sigma_max", math.inf)), 80.0 if sigma_max is None else sigma_max)
@@ -100,20 +118,21 @@ def from_edm(
                 "this network has no label_dim: give classes=, the number of classes, 0 for none"
             )
         classes = int(facts["label_dim"])
-    event = None
+    event = net.event if isinstance(net, Preconditioned) else None
     if "img_channels" in facts and "img_resolution" in facts:
         size = int(facts["img_resolution"])
         event = (int(facts["img_channels"]), size, size)
     rounds = getattr(net, "round_sigma", None)
     card = Card(
-        f"EDM, {type(net).__name__}",
+        name,
         data_range,
         event,
         (("label", f"{classes}"), ("class_labels", "zeros")) if classes else (),
         times=f"sigma in [{low:g}, {high:g}]",
         sampling="Heun's method without churn, Karras(steps)",
-        dropped=("float32 inside the network, whatever the state's dtype",),
+        dropped=("float32 inside the network, whatever the state's dtype", *left),
     )
-    return Imported(
+    model = Imported(
         _Denoiser(net, classes), EDMSDE(low, high), X0(), RawTime(), card, _Heun(rounds)
     )
+    return model.eval() if isinstance(net, Preconditioned) else model

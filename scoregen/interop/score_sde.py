@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Literal
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from .._checks import check_choice, check_count
 from ..models import Eps, Index, RawTime, Score
 from ..models.clocks import Clock
 from ..models.parameterization import Parameterization
+from ..networks import NCSNpp
 from ..processes import EDMSDE, SDE, VPSDE, DiscreteVESDE, DiscreteVPSDE, SubVPSDE
-from .card import Adapter, Card, Imported
+from .card import Adapter, Card, Imported, Recipe
+from .score_sde_files import SongNetwork, geometric, load_score_sde
+from .score_sde_sampler import SongSampling
 
 __all__ = ["from_score_sde"]
 
@@ -32,12 +36,19 @@ class _Descending(Adapter):
         return self.net(x, self.levels - 1 - clock, **condition)
 
 
+def _same(label: Tensor) -> Tensor:
+    """The label of continuous "ve" is sigma itself."""
+    return label
+
+
 def from_score_sde(
     net: Callable[..., Any],
     kind: Literal["vp", "subvp", "ve"],
     *,
     centered: bool,
     continuous: bool = True,
+    weights: str | Path | None = None,
+    ema: bool | None = None,
     beta: tuple[float, float] = (0.1, 20.0),
     sigma: tuple[float, float] = (0.01, 50.0),
     levels: int = 1000,
@@ -55,18 +66,26 @@ def from_score_sde(
     A VE network is evaluated at sigma in [sigma_min, sigma_max] alone: that process is sigma
     itself, not `VESDE`, whose sigma falls to 0.
 
+    A `networks.NCSNpp` is called as the origin calls its own: x as 2 x - 1 where the data are not
+    centred, log(sigma) into its random frequencies, and under "ve" the output over sigma.
+
     Args:
-        net: the network with its (EMA) weights loaded, in evaluation mode.
+        net: the network, score_sde's own or a `networks.NCSNpp`.
         kind: of the process.
         centered: config.data.centered: True for data in [-1, 1], False for [0, 1].
         continuous: config.training.continuous.
+        weights: a `.pth` checkpoint to fill the network with; without it the network is taken as
+            it is.
+        ema: with weights, and only with them: True for the averaged ones, False for the raw.
         beta: beta_min and beta_max of "vp" and "subvp".
         sigma: sigma_min and sigma_max of "ve".
         levels: config.model.num_scales, N, of discrete training.
         event: shape of one sample, for the card.
 
     Raises:
-        ValueError: for an unknown kind, or a discrete sub-VP, which the origin has not either.
+        ValueError: for an unknown kind, a discrete sub-VP, which the origin has not either, and
+            weights that do not fit the network.
+        FileNotFoundError: for weights that are not there; nothing is downloaded.
 
     >>> import torch
     >>> model = from_score_sde(
@@ -81,9 +100,21 @@ def from_score_sde(
     count = check_count("levels", levels, 2)
     if kind == "subvp" and not continuous:
         raise ValueError("score_sde trains sub-VP in continuous time only: continuous=True")
+    if (weights is None) != (ema is None):
+        raise TypeError(
+            "weights= and ema= belong together: ema=True for the averaged weights of the file, "
+            f"False for the raw ones; got {weights=}, {ema=}"
+        )
+    if weights is not None and ema is not None:
+        if not isinstance(net, nn.Module):
+            raise TypeError(f"weights= need a network to fill, got {type(net).__name__}")
+        load_score_sde(net, weights, ema)
     sde: SDE
     slot: Parameterization = Eps()
     clock: Clock = RawTime(999.0)
+    if isinstance(net, NCSNpp):
+        reads = geometric(sigma, count) if not continuous else _same
+        net = SongNetwork(net, centered, reads if kind == "ve" else None)
     adapter: Adapter = _Noise(net)
     if kind == "ve" and continuous:
         sde, slot, clock = EDMSDE(*sigma), Score(), RawTime()
@@ -104,15 +135,15 @@ def from_score_sde(
         (-1.0, 1.0) if centered else (0.0, 1.0),
         event,
         times=times,
-        sampling="predictor and corrector, 1000 steps",
+        sampling=f"{'Langevin and reverse diffusion' if kind == 've' else 'Euler-Maruyama'}, "
+        "1000 steps",
         dropped=(
             "the last move without noise (`denoise`): moves to 0 return x0 here",
             "step sizes of the corrector from norms averaged over the batch",
         ),
     )
-    reason = (
-        "its predictor's steps are 1/N long on N times that are (1 - eps)/(N - 1) apart, and its "
-        "corrector averages over the batch; take PredictorCorrector(ReverseDiffusion(), "
-        "SNRLangevin()) or Dopri5()"
-    )
-    return Imported(adapter, sde, slot, clock, card, reason)
+    origin: Recipe | str = SongSampling(kind, sigma)
+    if not continuous:
+        origin = "networks of discrete training take Ancestral or ReverseDiffusion on Knots()"
+    model = Imported(adapter, sde, slot, clock, card, origin)
+    return model if weights is None else model.eval()

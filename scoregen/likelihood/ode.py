@@ -107,7 +107,10 @@ def log_prob(
             return rate * model.predict(u, level).velocity
 
         out, pull, *_ = torch.func.vjp(velocity, state)
-        turned = torch.func.vmap(lambda v: pull(v)[0], chunk_size=trace.chunk)(probes)
+        graph = torch.is_grad_enabled()
+        with torch.enable_grad():  # some backward kernels of torch refuse vmap without
+            turned = torch.func.vmap(lambda v: pull(v)[0], chunk_size=trace.chunk)(probes)
+        turned = turned if graph else turned.detach()
         terms = (probes * turned).reshape(len(probes), len(x), d).sum(2)
         return torch.cat([out.reshape(len(x), d), trace.sums(terms).mT], 1)
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._checks import check_callable, check_flag, check_number, check_batch
+from .._checks import check_batch, check_callable, check_flag, check_number
 from ..energies import Negated, Product, Tempered
 from ..guidance import AutoGuidance, ClassifierFree
 from ..models import Given, ScoreModel
@@ -129,7 +129,7 @@ def weight_rate(
     check_model(model)
     t = check_number("t", t)
     z = check_number("noise", noise, 0.0, open_high=True)
-    parts, level = factors(model), model.level(t, check_batch(x))
+    parts, level = factors(model), model.level(t, check_batch(x, "x"))
     sde, time = model.sde, torch.tensor(t, dtype=torch.float64)
     f, g2, d = float(sde.f(time)), float(sde.g2(time)), x.shape[1:].numel()
     if drift is None:
@@ -182,7 +182,7 @@ def tilt_rate(
     check_callable("reward", reward, "(x, t) -> (batch,), differentiable in both")
     check_flag("guided", guided)
     t = check_number("t", t)
-    level = model.level(t, check_batch(x))
+    level = model.level(t, check_batch(x, "x"))
     sde, time = model.sde, torch.tensor(t, dtype=torch.float64)
     f, g2 = float(sde.f(time)), float(sde.g2(time))
     with torch.enable_grad():

@@ -1,0 +1,256 @@
+"""Latent variables z with p(x) = int p(x | z) p(z) dz, and a bound by a trained q(z | x)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from .._checks import check_callable, check_count, check_counts, check_flag
+from .._rows import row_sum
+from ..latent import AutoEncoder
+from .base import Normal, Trained, check_variance, drawn_by, normals
+
+__all__ = ["VAE", "HierarchicalVAE"]
+
+
+def log_normal(x: Tensor, mean: Tensor, log_var: Tensor) -> Tensor:
+    """log N(x; mean, exp(log_var)), summed over a sample, shape (batch,)."""
+    square = (x - mean).square() * (-log_var).exp()
+    return -0.5 * row_sum((square + log_var + math.log(2 * math.pi)).expand_as(x))
+
+
+class LatentVariables(Trained, AutoEncoder):
+    """z_1 .. z_L above x: q(z_1 | x) q(z_2 | z_1) .. upwards, p(z_L) .. p(x | z_1) downwards.
+
+    log p(x) >= E_q log [p(x, z) / q(z | x)], by as many levels as there are (Kingma and Welling
+    2014, 1312.6114). Every factor is a Gaussian with diagonal covariance.
+    """
+
+    likelihood = "bound"
+    _why = "only a lower bound is known, elbo(x) or importance_bound(x)"
+
+    def _build(
+        self,
+        event: tuple[int, ...],
+        sizes: tuple[int, ...],
+        encoders: Sequence[nn.Module],
+        decoders: Sequence[nn.Module],
+        variance: object,
+        noisy: bool,
+    ) -> None:
+        self.event, self.sizes = check_counts("event", event), check_counts("sizes", sizes)
+        self.latent = (self.sizes[0],)
+        for name, nets in (("encoder", encoders), ("decoder", decoders)):
+            for net in nets:
+                check_callable(f"an {name}", net, "(batch, ...) -> Tensor")
+        if not len(encoders) == len(decoders) == len(self.sizes):
+            raise ValueError(
+                f"need one encoder and one decoder for each of {len(self.sizes)} levels, got "
+                f"{len(encoders)} and {len(decoders)}"
+            )
+        check_flag("noisy", noisy)
+        self.noisy = noisy
+        self.encoders, self.decoders = nn.ModuleList(encoders), nn.ModuleList(decoders)
+        self.log_variance = nn.Parameter(check_variance(variance, self.event))
+        self._check_shapes()
+
+    @torch.no_grad()
+    def _check_shapes(self) -> None:
+        like = self.log_variance.new_zeros(2, *self.event)
+        for i, size in enumerate(self.sizes):
+            below = self.event if i == 0 else (2 * self.sizes[i - 1],)
+            up = self.encoders[i](like)
+            like = like.new_zeros(2, size)
+            down = self.decoders[i](like)
+            for name, got, wanted in (
+                (f"encoder {i}", up, (2, 2 * size)),
+                (f"decoder {i}", down, (2, *below)),
+            ):
+                if not isinstance(got, Tensor) or got.shape != wanted:
+                    shape = tuple(got.shape) if isinstance(got, Tensor) else type(got).__name__
+                    raise ValueError(
+                        f"{name} must make {wanted} of two rows (mean and log variance side by "
+                        f"side, of the data the mean alone), got {shape}"
+                    )
+
+    def posterior(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and log variance of q(z_1 | x), each (batch, size).
+
+        Args:
+            x: data, shape (batch, *event).
+        """
+        mean, log_var = self.encoders[0](self.checked(x)).chunk(2, 1)
+        return mean, log_var
+
+    def encode(self, x: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
+        mean, log_var = self.posterior(x)
+        if generator is None:
+            return mean
+        return mean + (log_var / 2).exp() * drawn_by(generator)(mean)
+
+    def decode(self, z: Tensor) -> Tensor:
+        return self.decoders[0](z)
+
+    def log_ratio(self, x: Tensor, normal: Normal) -> Tensor:
+        """log [p(x, z) / q(z | x)] of one draw of all z from q, in nats, shape (batch,).
+
+        Args:
+            x: data, shape (batch, *event).
+            normal: source of the draws, one for each level from the data up.
+        """
+        total, below = torch.zeros(len(x), dtype=x.dtype, device=x.device), x
+        for i, (encoder, decoder) in enumerate(zip(self.encoders, self.decoders, strict=True)):
+            mean, log_var = encoder(below).chunk(2, 1)
+            z = mean + (log_var / 2).exp() * normal(mean)
+            total = total - log_normal(z, mean, log_var)
+            if i == 0:
+                total = total + log_normal(below, decoder(z), self.log_variance)
+            else:
+                total = total + log_normal(below, *decoder(z).chunk(2, 1))
+            below = z
+        return total + log_normal(below, torch.zeros_like(below), torch.zeros_like(below))
+
+    def loss(self, x: Tensor, normal: Normal) -> Tensor:
+        return -self.log_ratio(x, normal)
+
+    @torch.no_grad()
+    def elbo(self, x: Tensor, *, samples: int = 1, seed: int = 0) -> Tensor:
+        """E_q log [p(x, z) / q(z | x)] by the mean over draws, shape (batch,), in nats.
+
+        Unbiased, and in the mean at most log p(x).
+
+        Args:
+            x: data, shape (batch, *event).
+            samples: draws of z per sample.
+            seed: of the draws.
+        """
+        return self._log_ratios(x, samples, seed).mean(0)
+
+    @torch.no_grad()
+    def importance_bound(self, x: Tensor, *, samples: int = 8, seed: int = 0) -> Tensor:
+        """log (1/K) sum_k p(x, z_k) / q(z_k | x), shape (batch,), in nats.
+
+        In the mean between the ELBO and log p(x), and rising with K (Burda et al. 2016,
+        1509.00519).
+
+        Args:
+            x: data, shape (batch, *event).
+            samples: K.
+            seed: of the draws.
+        """
+        logs = self._log_ratios(x, samples, seed)
+        return logs.logsumexp(0) - math.log(len(logs))
+
+    def _log_ratios(self, x: Tensor, samples: int, seed: int) -> Tensor:
+        self.checked(x)
+        normal = normals(seed)
+        return torch.stack(
+            [self.log_ratio(x, normal) for _ in range(check_count("samples", samples))]
+        )
+
+    def draw(self, count: int, normal: Normal, label: Tensor | None) -> Tensor:
+        z = normal(self.log_variance.new_zeros(count, self.sizes[-1]))
+        for decoder in reversed(self.decoders[1:]):
+            mean, log_var = decoder(z).chunk(2, 1)
+            z = mean + (log_var / 2).exp() * normal(mean)
+        x = self.decode(z)
+        if not self.noisy:
+            return x
+        return x + (self.log_variance / 2).exp() * normal(x)
+
+
+class VAE(LatentVariables):
+    """A variational autoencoder (Kingma and Welling 2014, 1312.6114).
+
+    log p(x) >= E_q [log p(x | z) + log p(z) - log q(z | x)],   p(z) = N(0, I),
+    p(x | z) = N(decoder(z), variance),   q(z | x) = N(mean(x), diag variance(x))
+
+    The posterior of the model's own z is intractable, so a second network, the encoder, is trained
+    in its place. With linear networks the optimum is probabilistic PCA. It is the autoencoder of
+    latent diffusion, too.
+
+    Args:
+        encoder: (batch, *event) -> (batch, 2 latent): mean and log variance.
+        decoder: (batch, latent) -> (batch, *event).
+        event: shape of one sample.
+        latent: number of latent coordinates.
+        variance: of p(x | z) at the start, trained with the rest: a number, or one per coordinate
+            as a tensor of shape event.
+        noisy: samples are draws of p(x | z), the law that the bound is of, rather than its mean.
+
+    Raises:
+        ValueError: for networks of other shapes.
+
+    >>> from scoregen.baselines import Perceptron
+    >>> with torch.random.fork_rng():
+    ...     model = VAE(Perceptron((3,), (4,)), Perceptron((2,), (3,)), (3,), 2)
+    >>> model.elbo(torch.zeros(5, 3)).shape, model.sample(4, seed=0).shape
+    (torch.Size([5]), torch.Size([4, 3]))
+    """
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        decoder: nn.Module,
+        event: tuple[int, ...],
+        latent: int,
+        *,
+        variance: float | Tensor = 1.0,
+        noisy: bool = False,
+    ):
+        super().__init__()
+        self._build(event, (check_count("latent", latent),), [encoder], [decoder], variance, noisy)
+
+
+class HierarchicalVAE(LatentVariables):
+    """A variational autoencoder of several levels (Sonderby et al. 2016, 1602.02282).
+
+    log p(x) >= E_q log [p(x | z_1) p(z_1 | z_2) .. p(z_L) / q(z_1 | x) q(z_2 | z_1) ..]
+
+    A diffusion chain is one whose encoder is fixed, q(x_t | x_{t-1}), and whose levels have the
+    size of the data: then this is its variational bound. As an autoencoder its code is z_1.
+
+    Args:
+        encoders: of level i, from the one below: (batch, *event) or (batch, sizes[i - 1]) ->
+            (batch, 2 sizes[i]): mean and log variance.
+        decoders: of level i, to the one below: (batch, sizes[0]) -> (batch, *event), the mean; the
+            others (batch, sizes[i]) -> (batch, 2 sizes[i - 1]), mean and log variance.
+        event: shape of one sample.
+        sizes: latent coordinates of every level, from the data up; at least two.
+        variance: as in `VAE`.
+        noisy: as in `VAE`.
+
+    Raises:
+        ValueError: for networks of other shapes, or a single level.
+
+    >>> from scoregen.baselines import Perceptron
+    >>> with torch.random.fork_rng():
+    ...     model = HierarchicalVAE(
+    ...         [Perceptron((3,), (8,)), Perceptron((4,), (4,))],
+    ...         [Perceptron((4,), (3,)), Perceptron((2,), (8,))], (3,), (4, 2),
+    ...     )
+    >>> model.elbo(torch.zeros(5, 3)).shape, model.sample(4, seed=0).shape
+    (torch.Size([5]), torch.Size([4, 3]))
+    """
+
+    def __init__(
+        self,
+        encoders: Sequence[nn.Module],
+        decoders: Sequence[nn.Module],
+        event: tuple[int, ...],
+        sizes: tuple[int, ...],
+        *,
+        variance: float | Tensor = 1.0,
+        noisy: bool = False,
+    ):
+        super().__init__()
+        if len(sizes) < 2:
+            raise ValueError(f"a hierarchy has at least two levels, got sizes {sizes}: use VAE")
+        self._build(event, sizes, encoders, decoders, variance, noisy)
+
+    @property
+    def evaluations(self) -> float:
+        return float(len(self.sizes))

@@ -287,12 +287,32 @@ def descend(
 
 
 def check_variance(variance: object, event: tuple[int, ...]) -> Tensor:
-    """A positive number, or one per coordinate, as a tensor of its logarithm."""
-    if isinstance(variance, Tensor) and variance.dim():
-        if variance.shape != event or not bool((variance > 0).all()):
-            raise ValueError(
-                f"variance must be a positive number, or a tensor of shape {event} of such, got "
-                f"shape {tuple(variance.shape)}"
-            )
-        return variance.detach().float().log()
-    return torch.tensor(math.log(check_number("variance", variance, 0.0, open_low=True)))
+    """The logarithm, in float64, of a positive number or of one per coordinate."""
+    if not isinstance(variance, Tensor) or not variance.dim():
+        number = check_number("variance", variance, 0.0, open_low=True)
+        return torch.tensor(math.log(number), dtype=torch.float64)
+    if variance.shape != event or not bool((variance > 0).all()):
+        raise ValueError(
+            f"variance must be a positive number, or a tensor of shape {event} of such, got shape "
+            f"{tuple(variance.shape)}"
+        )
+    return variance.detach().double().log()
+
+
+def check_net(name: str, net: Callable[..., Any], wanted: tuple[int, ...], *inputs: Any) -> Tensor:
+    """What a network makes of two rows, refused unless it has the shape that is wanted."""
+    shown = ", ".join(str(tuple(i.shape)) for i in inputs if i is not None)
+    try:
+        out = net(*(i for i in inputs if i is not None))
+    except RuntimeError as error:
+        raise ValueError(f"{name} does not take {shown}: {error}") from error
+    if not isinstance(out, Tensor) or out.shape != wanted:
+        got = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
+        raise ValueError(f"{name} must make {wanted} of {shown}, got {got}")
+    return out
+
+
+def dtype_of(*nets: nn.Module) -> torch.dtype:
+    """The precision of the first weights or buffers; float32 without any."""
+    every = (t for net in nets for t in (*net.parameters(), *net.buffers()))
+    return next((t.dtype for t in every if t.is_floating_point()), torch.float32)

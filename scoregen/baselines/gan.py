@@ -13,7 +13,7 @@ from .._checks import check_callable, check_count, check_counts, check_number
 from .._rows import against, row_norm
 from ..data import Data
 from ..training import EMA, TrainSettings
-from .base import Generator, Normal, continuous, descend, drawn_by
+from .base import Generator, Normal, check_net, continuous, descend, drawn_by, dtype_of
 
 __all__ = ["GAN", "ConditionalGAN", "WassersteinGAN"]
 
@@ -41,19 +41,10 @@ class Adversarial(Generator):
         self.event, self.latent = check_counts("event", event), check_count("latent", latent)
         self.penalty = check_number("penalty", penalty, 0.0)
         label = torch.zeros(2, dtype=torch.long) if self.classes else None
-        like = next(self.parameters(), torch.zeros(()))
+        z = torch.zeros(2, latent, dtype=dtype_of(generator))
         with torch.no_grad():
-            x = self.generated(like.new_zeros(2, latent), label)
-            if x.shape != (2, *self.event):
-                raise ValueError(
-                    f"the generator must make (batch, *event) = {(2, *self.event)}, got "
-                    f"{tuple(x.shape)}"
-                )
-            score = self.judged(x, label)
-        if score.shape != (2,):
-            raise ValueError(
-                f"the critic must give one number per sample, (2,), got {tuple(score.shape)}"
-            )
+            x = check_net("the generator", self.generator, (2, *self.event), z, label)
+            check_net("the critic", self.critic, (2,), x, label)
 
     def generated(self, z: Tensor, label: Tensor | None = None) -> Tensor:
         """G(z), shape (batch, *event).
@@ -112,7 +103,7 @@ class Adversarial(Generator):
         return z.square().sum(1) / 2 - self.judged(self.generated(z))
 
     def draw(self, count: int, normal: Normal, label: Tensor | None) -> Tensor:
-        like = next(self.parameters(), torch.zeros(()))
+        like = torch.zeros((), dtype=dtype_of(self.generator), device=self.device)
         if self.classes and label is None:
             u = torch.special.ndtr(normal(torch.zeros(count)))
             label = (u * self.classes).long().clamp(max=self.classes - 1).to(like.device)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from .._checks import check_callable, check_count, check_counts, check_flag
 from .._rows import row_sum
 from ..latent import AutoEncoder
-from .base import Normal, Trained, check_variance, drawn_by, normals
+from .base import Normal, Trained, check_net, check_variance, drawn_by, dtype_of, normals
 
 __all__ = ["VAE", "HierarchicalVAE"]
 
@@ -54,27 +54,16 @@ class LatentVariables(Trained, AutoEncoder):
         check_flag("noisy", noisy)
         self.noisy = noisy
         self.encoders, self.decoders = nn.ModuleList(encoders), nn.ModuleList(decoders)
-        self.log_variance = nn.Parameter(check_variance(variance, self.event))
-        self._check_shapes()
-
-    @torch.no_grad()
-    def _check_shapes(self) -> None:
-        like = self.log_variance.new_zeros(2, *self.event)
-        for i, size in enumerate(self.sizes):
-            below = self.event if i == 0 else (2 * self.sizes[i - 1],)
-            up = self.encoders[i](like)
-            like = like.new_zeros(2, size)
-            down = self.decoders[i](like)
-            for name, got, wanted in (
-                (f"encoder {i}", up, (2, 2 * size)),
-                (f"decoder {i}", down, (2, *below)),
-            ):
-                if not isinstance(got, Tensor) or got.shape != wanted:
-                    shape = tuple(got.shape) if isinstance(got, Tensor) else type(got).__name__
-                    raise ValueError(
-                        f"{name} must make {wanted} of two rows (mean and log variance side by "
-                        f"side, of the data the mean alone), got {shape}"
-                    )
+        log_variance = check_variance(variance, self.event).to(dtype_of(*encoders, *decoders))
+        self.log_variance = nn.Parameter(log_variance)
+        below, shape = log_variance.new_zeros(2, *self.event), (2, *self.event)
+        with torch.no_grad():
+            for i, size in enumerate(self.sizes):
+                check_net(f"encoder {i} (mean, log variance)", encoders[i], (2, 2 * size), below)
+                below = below.new_zeros(2, size)
+                what = "mean" if i == 0 else "mean, log variance"
+                check_net(f"decoder {i} ({what})", decoders[i], shape, below)
+                shape = (2, 2 * size)
 
     def posterior(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log variance of q(z_1 | x), each (batch, size).

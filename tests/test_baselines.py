@@ -20,6 +20,7 @@ from scoregen import (
     DDIM,
     EDMSDE,
     MALA,
+    MLP,
     VPSDE,
     Constant,
     Data,
@@ -33,6 +34,7 @@ from scoregen import (
     StaticSDE,
     UniformLam,
     UniformTime,
+    V,
     compare,
     fit,
 )
@@ -54,6 +56,7 @@ from scoregen.baselines import (
     WassersteinGAN,
 )
 from scoregen.energies import EnergyModel, GeometricPath, Product
+from scoregen.flowmaps import ConsistencyModel, GaussianFlowMap
 from scoregen.guidance import Classifier
 from scoregen.likelihood import GaussianDecoder, bound
 from scoregen.mcmc import annealed_importance
@@ -551,6 +554,21 @@ def test_samples_of_a_noisy_vae_have_the_law_that_the_bound_is_of() -> None:
         assert within(x.var(0), wanted, wanted * math.sqrt(2 / 20_000))
 
 
+def test_a_decoder_may_give_the_variance_too() -> None:
+    """With a constant log variance it is the same model as with that variance."""
+    plain = scalar_vae(0.7, 1.6)
+    constant = torch.tensor([math.log(0.25)], dtype=F64)
+    decoder = Linear(plain.decoders[0].weight.detach(), constant)
+    both = VAE(plain.encoders[0], decoder, (1,), 1, variance=None)
+    x, z = normal(8, 1), normal(8, 1)
+    assert torch.allclose(both.elbo(x), plain.elbo(x), atol=1e-12)
+    assert torch.equal(both.decode(z), plain.decode(z))
+    plain.noisy = both.noisy = True
+    assert torch.allclose(both.sample(5, seed=0), plain.sample(5, seed=0), atol=1e-12)
+    with pytest.raises(ValueError, match="decoder 0"):
+        VAE(plain.encoders[0], plain.decoders[0], (1,), 1, variance=None)
+
+
 # Adversarial networks
 
 
@@ -890,6 +908,26 @@ def test_state_is_kept_by_its_dictionary() -> None:
         other.sample(2, seed=0)
     other.load_state_dict(model.state_dict())
     assert torch.equal(model.sample(4, seed=0), other.sample(4, seed=0))
+
+
+# The consistency function, which flow maps learn
+
+
+def test_the_consistency_function_is_constant_along_the_flow() -> None:
+    """f(x_t, t) = f(x_s, s) along an independent solution of the ODE, and f(x, t_min) = x."""
+    sde = VPSDE(t_min=1e-5)
+    exact = GaussianFlowMap(sde, torch.tensor([0.3], dtype=F64), 0.4)
+    x = normal(5, 1)
+    steps = Sampler(ProbabilityFlow(RK4), UniformLam(400, stop=0.05)).iterate(
+        exact, x, noise=SampleNoise(0)
+    )
+    ends = [exact.jump(step.x, step.t, 0.0) for step in list(steps)[::80]]
+    assert len(ends) > 4
+    for end in ends[1:]:
+        assert torch.allclose(end, ends[0], atol=1e-6)
+    net = seeded(lambda: MLP((1,), hidden=8, second_clock=True)).double()
+    for model in (exact, ConsistencyModel(net, sde, V())):
+        assert torch.allclose(model.jump(x, sde.t_min, 0.0), x, atol=5e-3)
 
 
 # Refusals

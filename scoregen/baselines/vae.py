@@ -54,14 +54,21 @@ class LatentVariables(Trained, AutoEncoder):
         check_flag("noisy", noisy)
         self.noisy = noisy
         self.encoders, self.decoders = nn.ModuleList(encoders), nn.ModuleList(decoders)
-        log_variance = check_variance(variance, self.event).to(dtype_of(*encoders, *decoders))
-        self.log_variance = nn.Parameter(log_variance)
-        below, shape = log_variance.new_zeros(2, *self.event), (2, *self.event)
+        dtype = dtype_of(*encoders, *decoders)
+        self.log_variance: nn.Parameter | None = None
+        shape: tuple[int, ...] = (2, *self.event)
+        if variance is not None:
+            self.log_variance = nn.Parameter(check_variance(variance, self.event).to(dtype))
+        elif self.event:
+            shape = (2, 2 * self.event[0], *self.event[1:])
+        else:
+            raise ValueError("an event () has no axis for a log variance beside the mean: set one")
+        below = torch.zeros(2, *self.event, dtype=dtype)
         with torch.no_grad():
             for i, size in enumerate(self.sizes):
                 check_net(f"encoder {i} (mean, log variance)", encoders[i], (2, 2 * size), below)
                 below = below.new_zeros(2, size)
-                what = "mean" if i == 0 else "mean, log variance"
+                what = "mean" if i == 0 and variance is not None else "mean, log variance"
                 check_net(f"decoder {i} ({what})", decoders[i], shape, below)
                 shape = (2, 2 * size)
 
@@ -81,7 +88,15 @@ class LatentVariables(Trained, AutoEncoder):
         return mean + (log_var / 2).exp() * drawn_by(generator)(mean)
 
     def decode(self, z: Tensor) -> Tensor:
-        return self.decoders[0](z)
+        return self._down(0, z)[0]
+
+    def _down(self, i: int, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and log variance of the level below number i, given z of level i."""
+        out = self.decoders[i](z)
+        if i == 0 and self.log_variance is not None:
+            return out, self.log_variance
+        mean, log_var = out.chunk(2, 1)
+        return mean, log_var
 
     def log_ratio(self, x: Tensor, normal: Normal) -> Tensor:
         """log [p(x, z) / q(z | x)] of one draw of all z from q, in nats, shape (batch,).
@@ -91,14 +106,11 @@ class LatentVariables(Trained, AutoEncoder):
             normal: source of the draws, one for each level from the data up.
         """
         total, below = torch.zeros(len(x), dtype=x.dtype, device=x.device), x
-        for i, (encoder, decoder) in enumerate(zip(self.encoders, self.decoders, strict=True)):
+        for i, encoder in enumerate(self.encoders):
             mean, log_var = encoder(below).chunk(2, 1)
             z = mean + (log_var / 2).exp() * normal(mean)
             total = total - log_normal(z, mean, log_var)
-            if i == 0:
-                total = total + log_normal(below, decoder(z), self.log_variance)
-            else:
-                total = total + log_normal(below, *decoder(z).chunk(2, 1))
+            total = total + log_normal(below, *self._down(i, z))
             below = z
         return total + log_normal(below, torch.zeros_like(below), torch.zeros_like(below))
 
@@ -141,14 +153,13 @@ class LatentVariables(Trained, AutoEncoder):
         )
 
     def draw(self, count: int, normal: Normal, label: Tensor | None) -> Tensor:
-        z = normal(self.log_variance.new_zeros(count, self.sizes[-1]))
-        for decoder in reversed(self.decoders[1:]):
-            mean, log_var = decoder(z).chunk(2, 1)
+        like = torch.zeros((), dtype=dtype_of(self.decoders), device=self.device)
+        z = normal(like.new_zeros(count, self.sizes[-1]))
+        for i in reversed(range(1, len(self.sizes))):
+            mean, log_var = self._down(i, z)
             z = mean + (log_var / 2).exp() * normal(mean)
-        x = self.decode(z)
-        if not self.noisy:
-            return x
-        return x + (self.log_variance / 2).exp() * normal(x)
+        x, log_var = self._down(0, z)
+        return x + (log_var / 2).exp() * normal(x) if self.noisy else x
 
 
 class VAE(LatentVariables):
@@ -163,11 +174,12 @@ class VAE(LatentVariables):
 
     Args:
         encoder: (batch, *event) -> (batch, 2 latent): mean and log variance.
-        decoder: (batch, latent) -> (batch, *event).
+        decoder: (batch, latent) -> (batch, *event), the mean.
         event: shape of one sample.
         latent: number of latent coordinates.
         variance: of p(x | z) at the start, trained with the rest: a number, or one per coordinate
-            as a tensor of shape event.
+            as a tensor of shape event. None where it depends on z: then the decoder makes mean and
+            log variance, (batch, 2 event[0], ...).
         noisy: samples are draws of p(x | z), the law that the bound is of, rather than its mean.
 
     Raises:
@@ -187,7 +199,7 @@ class VAE(LatentVariables):
         event: tuple[int, ...],
         latent: int,
         *,
-        variance: float | Tensor = 1.0,
+        variance: float | Tensor | None = 1.0,
         noisy: bool = False,
     ):
         super().__init__()
@@ -205,8 +217,8 @@ class HierarchicalVAE(LatentVariables):
     Args:
         encoders: of level i, from the one below: (batch, *event) or (batch, sizes[i - 1]) ->
             (batch, 2 sizes[i]): mean and log variance.
-        decoders: of level i, to the one below: (batch, sizes[0]) -> (batch, *event), the mean; the
-            others (batch, sizes[i]) -> (batch, 2 sizes[i - 1]), mean and log variance.
+        decoders: of level i, to the one below: (batch, sizes[0]) -> (batch, *event), as in `VAE`;
+            the others (batch, sizes[i]) -> (batch, 2 sizes[i - 1]), mean and log variance.
         event: shape of one sample.
         sizes: latent coordinates of every level, from the data up; at least two.
         variance: as in `VAE`.
@@ -232,7 +244,7 @@ class HierarchicalVAE(LatentVariables):
         event: tuple[int, ...],
         sizes: tuple[int, ...],
         *,
-        variance: float | Tensor = 1.0,
+        variance: float | Tensor | None = 1.0,
         noisy: bool = False,
     ):
         super().__init__()

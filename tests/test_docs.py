@@ -309,7 +309,7 @@ def test_every_row_of_the_readme_runs(code: str) -> None:
 
 
 # Pages that fit a sampler, run a study or integrate likelihoods: twelve seconds to a minute each.
-LONG = {"few-steps.md", "benchmark-script.md", "energies.md", "likelihood.md"}
+LONG = {"families.md", "few-steps.md", "benchmark-script.md", "energies.md", "likelihood.md"}
 
 
 @pytest.mark.parametrize(

@@ -232,9 +232,9 @@ RECIPES: dict[str, tuple[Callable[[Set], Any], Callable[[Any, Set], Any]]] = {
     "Boltzmann machine": (machine, contrast),
     "VAE": (autoencoder, descent(4000, 3000)),
     "hierarchical VAE": (hierarchy, descent(3000, 2500)),
-    "GAN": (gan, descent(3000, 2500, lr=1e-3)),
-    "conditional GAN": (conditional, descent(3000, 2500, lr=1e-3)),
-    "Wasserstein GAN": (wasserstein, descent(1000, 1000, lr=1e-3, critic_steps=3)),
+    "GAN": (gan, descent(3000, 2000, lr=1e-3)),
+    "conditional GAN": (conditional, descent(2500, 2000, lr=1e-3)),
+    "Wasserstein GAN": (wasserstein, descent(800, 800, lr=1e-3, critic_steps=3)),
     "diffusion": (diffusion, denoise),
     "latent diffusion (of the VAE)": (latent, denoise_codes),
 }

@@ -21,6 +21,7 @@ from ..models.conditions import expand
 from ..noise import SampleNoise
 from ..processes import Level
 from ..training import EMA, TrainingError, TrainSettings
+from ..training.loop import private_draws
 
 __all__ = ["Generator", "Normal", "Trained"]
 
@@ -153,7 +154,7 @@ class Generator(nn.Module, ABC):
         raise TypeError(f"{type(self).__name__} has no log-density: {self._why}")
 
     def checked(self, x: Tensor) -> Tensor:
-        """Finite data of the right event, in the precision of the weights."""
+        """The data themselves, once it is known that they are finite and of the right event."""
         check_data(x)
         if x.shape[1:] != self.event:
             raise ValueError(
@@ -223,6 +224,7 @@ class Trained(Generator):
         """Train in place by AdamW with a warmed-up cosine rate; ends with averaged weights.
 
         Data on levels are dequantised anew in every step, so that the family learns a density.
+        Gradients longer than 100 are scaled down to it.
 
         Args:
             data: without labels.
@@ -254,18 +256,20 @@ class Trained(Generator):
         self.prepare(data)
         generator = torch.Generator().manual_seed(seed)
         weights = [p for p in self.parameters() if p.requires_grad]
-        optimizer = torch.optim.AdamW(weights, lr, weight_decay=weight_decay)
+        fused = self.device.type in ("cpu", "cuda")
+        optimizer = torch.optim.AdamW(weights, lr, weight_decay=weight_decay, fused=fused)
         average, batches = EMA(self, ema_decay), data.batches(batch, seed)
         self.train()
         bar = tqdm(range(steps), desc=type(self).__name__, disable=None if progress else True)
-        for step in bar:
-            x, _ = next(batches)
-            x = continuous(x, data, generator).to(self.device)
-            loss = self.loss(x, drawn_by(generator)).mean()
-            optimizer.zero_grad()
-            loss.backward()
-            descend(optimizer, settings, step, loss)
-            average.update_parameters(self)
+        with private_draws(seed, self.device):  # dropout draws from torch's global generator
+            for step in bar:
+                x, _ = next(batches)
+                x = continuous(x, data, generator).to(self.device)
+                loss = self.loss(x, drawn_by(generator)).mean()
+                optimizer.zero_grad()
+                loss.backward()
+                descend(optimizer, settings, step, loss)
+                average.update_parameters(self)
         self.load_state_dict(average.module.state_dict())
         return self.eval()
 
@@ -299,11 +303,13 @@ def check_variance(variance: object, event: tuple[int, ...]) -> Tensor:
     return variance.detach().double().log()
 
 
-def check_net(name: str, net: Callable[..., Any], wanted: tuple[int, ...], *inputs: Any) -> Tensor:
+def check_net(name: str, net: nn.Module, wanted: tuple[int, ...], *inputs: Any) -> Tensor:
     """What a network makes of two rows, refused unless it has the shape that is wanted."""
+    check_kind(name, net, nn.Module, "Perceptron((2,), (2,))")
     shown = ", ".join(str(tuple(i.shape)) for i in inputs if i is not None)
     try:
-        out = net(*(i for i in inputs if i is not None))
+        with evaluating(net):
+            out = net(*(i for i in inputs if i is not None))
     except RuntimeError as error:
         raise ValueError(f"{name} does not take {shown}: {error}") from error
     if not isinstance(out, Tensor) or out.shape != wanted:

@@ -9,10 +9,12 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from .._checks import check_callable, check_count, check_counts, check_number
+from .._checks import check_count, check_counts, check_number
 from .._rows import against, row_norm
 from ..data import Data
+from ..models.base import evaluating
 from ..training import EMA, TrainSettings
+from ..training.loop import private_draws
 from .base import Generator, Normal, check_net, continuous, descend, drawn_by, dtype_of
 
 __all__ = ["GAN", "ConditionalGAN", "WassersteinGAN"]
@@ -35,8 +37,6 @@ class Adversarial(Generator):
         latent: int,
         penalty: float,
     ) -> None:
-        check_callable("generator", generator, "(batch, latent) -> (batch, *event)")
-        check_callable("critic", critic, "(batch, *event) -> (batch,)")
         self.generator, self.critic = generator, critic
         self.event, self.latent = check_counts("event", event), check_count("latent", latent)
         self.penalty = check_number("penalty", penalty, 0.0)
@@ -142,28 +142,30 @@ class Adversarial(Generator):
         source = torch.Generator().manual_seed(seed)
         normal, average = drawn_by(source), EMA(self, ema_decay)
         options: dict[str, Any] = {"lr": lr, "betas": (0.5, 0.9)}
+        options["fused"] = self.device.type in ("cpu", "cuda")
         for_critic = torch.optim.Adam(self.critic.parameters(), **options)
         for_generator = torch.optim.Adam(self.generator.parameters(), **options)
         batches = data.batches(batch, seed)
         self.train()
         bar = tqdm(range(steps), desc=type(self).__name__, disable=None if progress else True)
-        for step in bar:
-            for _ in range(critic_steps):
-                x, label = next(batches)
-                x = continuous(x, data, source).to(self.device)
-                z = normal(x.new_zeros(len(x), self.latent))
-                with torch.no_grad():
-                    fake = self.generated(z, label)
-                u = torch.rand(len(x), generator=source).to(x)
-                loss = self.critic_loss(x, fake, u, label).mean()
-                for_critic.zero_grad()
+        with private_draws(seed, self.device):  # dropout draws from torch's global generator
+            for step in bar:
+                for _ in range(critic_steps):
+                    x, label = next(batches)
+                    x = continuous(x, data, source).to(self.device)
+                    z = normal(x.new_zeros(len(x), self.latent))
+                    with torch.no_grad():
+                        fake = self.generated(z, label)
+                    u = torch.rand(len(x), generator=source).to(x)
+                    loss = self.critic_loss(x, fake, u, label).mean()
+                    for_critic.zero_grad()
+                    loss.backward()
+                    descend(for_critic, settings, step, loss)
+                loss = self.generator_loss(self.generated(z, label), label).mean()
+                for_generator.zero_grad()
                 loss.backward()
-                descend(for_critic, settings, step, loss)
-            loss = self.generator_loss(self.generated(z, label), label).mean()
-            for_generator.zero_grad()
-            loss.backward()
-            descend(for_generator, settings, step, loss)
-            average.update_parameters(self)
+                descend(for_generator, settings, step, loss)
+                average.update_parameters(self)
         self.load_state_dict(average.module.state_dict())
         return self.eval()
 
@@ -330,4 +332,5 @@ class WassersteinGAN(Adversarial):
             real: data, shape (n, *event).
             fake: samples, shape (m, *event).
         """
-        return self.judged(self.checked(real)).mean() - self.judged(self.checked(fake)).mean()
+        with evaluating(self):
+            return self.judged(self.checked(real)).mean() - self.judged(self.checked(fake)).mean()

@@ -79,7 +79,7 @@ class Components(Generator):
         else:
             z = z * c.reshape(len(c), -1)[label.cpu()].sqrt()
         x = self.means.cpu()[label.cpu()] + z
-        return x.reshape(count, *self.event).to(torch.float32)
+        return x.reshape(count, *self.event).to(self.device, torch.float32)
 
 
 class MixtureFit(Components):

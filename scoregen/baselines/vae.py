@@ -8,9 +8,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from .._checks import check_callable, check_count, check_counts, check_flag
+from .._checks import check_count, check_counts, check_flag
 from .._rows import row_sum
 from ..latent import AutoEncoder
+from ..models.base import evaluating
 from .base import Normal, Trained, check_net, check_variance, drawn_by, dtype_of, normals
 
 __all__ = ["VAE", "HierarchicalVAE"]
@@ -43,9 +44,6 @@ class LatentVariables(Trained, AutoEncoder):
     ) -> None:
         self.event, self.sizes = check_counts("event", event), check_counts("sizes", sizes)
         self.latent = (self.sizes[0],)
-        for name, nets in (("encoder", encoders), ("decoder", decoders)):
-            for net in nets:
-                check_callable(f"an {name}", net, "(batch, ...) -> Tensor")
         if not len(encoders) == len(decoders) == len(self.sizes):
             raise ValueError(
                 f"need one encoder and one decoder for each of {len(self.sizes)} levels, got "
@@ -148,9 +146,9 @@ class LatentVariables(Trained, AutoEncoder):
     def _log_ratios(self, x: Tensor, samples: int, seed: int) -> Tensor:
         self.checked(x)
         normal = normals(seed)
-        return torch.stack(
-            [self.log_ratio(x, normal) for _ in range(check_count("samples", samples))]
-        )
+        with evaluating(self):
+            draws = range(check_count("samples", samples))
+            return torch.stack([self.log_ratio(x, normal) for _ in draws])
 
     def draw(self, count: int, normal: Normal, label: Tensor | None) -> Tensor:
         like = torch.zeros((), dtype=dtype_of(self.decoders), device=self.device)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from .._checks import check_count, check_data, check_kind, check_tensor
 from .._rows import flat
 from ..data import Data
+from ..models.base import evaluating
 
 __all__ = ["AutoEncoder", "LinearAutoEncoder", "check_autoencoder", "encoded"]
 
@@ -78,7 +79,7 @@ def check_autoencoder(autoencoder: object) -> AutoEncoder:
     )
     code = like.new_zeros((2, *autoencoder.latent))
     name = type(autoencoder).__name__
-    with torch.no_grad():
+    with torch.no_grad(), evaluating(autoencoder):
         try:
             x = autoencoder.decode(code)
         except RuntimeError as error:
@@ -132,7 +133,8 @@ def encoded(autoencoder: AutoEncoder, data: Data, *, seed: int | None = None) ->
     generator = None
     if seed is not None:
         generator = torch.Generator().manual_seed(check_count("seed", seed, 0))
-    z = torch.cat([autoencoder.encode(x, generator=generator) for x in data.x.split(4096)])
+    with evaluating(autoencoder):
+        z = torch.cat([autoencoder.encode(x, generator=generator) for x in data.x.split(4096)])
     codes = Data(z, data.label, name=f"{data.name}/codes", class_names=data.class_names)
     return codes.standardised()
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from .._checks import check_kind
 from ..data import Units
 from ..models import ScoreModel, Wrapped
+from ..models.base import evaluating
 from ..sampling import Sampler
 from .autoencoder import AutoEncoder, check_autoencoder
 
@@ -66,11 +67,13 @@ class LatentModel(Wrapped):
             x: data, shape (batch, *event).
             generator: of a draw from q(z | x); its mean without.
         """
-        return self.units.apply(self.autoencoder.encode(x, generator=generator))
+        with evaluating(self.autoencoder):
+            return self.units.apply(self.autoencoder.encode(x, generator=generator))
 
     def decode(self, z: Tensor) -> Tensor:
         """Data (batch, *event) of standardised codes (batch, *latent), as samplers make them."""
-        return self.autoencoder.decode(self.units.restore(z))
+        with evaluating(self.autoencoder):
+            return self.autoencoder.decode(self.units.restore(z))
 
     @torch.no_grad()
     def sample(self, sampler: Sampler, count: int, **options: Any) -> Tensor:

@@ -51,8 +51,7 @@ PAGES = sorted(DOCS.glob("*.md"))
 README = ROOT / "README.md"
 MATHEMATICS = (DOCS / "mathematics.md").read_text()
 
-# Numbers of the rows: 31, 32, 34 and 37 to 40 speak of models that are not here.
-ROWS = [*range(1, 31), 33, 35, 36, 41]
+ROWS = range(1, 42)
 
 OBJECT = re.compile(r"\{py:(?:obj|class|func|meth|mod)\}`~?([\w.]+)`")
 TEST = re.compile(r"`(tests/[\w/]+\.py)(?:::([\w:]+))?`")
@@ -310,7 +309,7 @@ def test_every_row_of_the_readme_runs(code: str) -> None:
 
 
 # Pages that fit a sampler, run a study or integrate likelihoods: twelve seconds to a minute each.
-LONG = {"few-steps.md", "benchmark-script.md", "energies.md", "likelihood.md"}
+LONG = {"families.md", "few-steps.md", "benchmark-script.md", "energies.md", "likelihood.md"}
 
 
 @pytest.mark.parametrize(

@@ -45,6 +45,8 @@ LAYERS = (
     "data/",
     "training/",
     "flowmaps/",
+    "latent/",
+    "baselines/",
     "tuning/",
     "comparison/",
     "interop/",

@@ -87,7 +87,7 @@ def _key(seed: int, step: int, rank: int) -> int:
 
 
 @contextmanager
-def _private_draws(key: int, device: torch.device) -> Iterator[None]:
+def private_draws(key: int, device: torch.device) -> Iterator[None]:
     """Dropout draws from torch's global generator: give it one of its own, and put it back."""
     places = [torch.default_generator]
     if device.type == "cuda":
@@ -179,7 +179,7 @@ class Loop:
             group["lr"] = rate
         generator = torch.Generator(self.place).manual_seed(key)
         condition = self._condition(None if label is None else label[rows], key)
-        with _private_draws(key ^ 2, self.place):
+        with private_draws(key ^ 2, self.place):
             mean = self.loss(x0, generator, condition).mean()
             if self.accelerator is None:
                 (mean / self.coordinates).backward()

@@ -129,6 +129,7 @@ OWN: dict[str, dict[str, Callable[[], Any]]] = {
     "guidance.ClassifierFree": {"model": lambda: LABELLED},
     "guidance.Switch": {"models": lambda: {0.0: EXACT, 0.5: EXACT}},
     "guidance.Reconstruction": {"y": lambda: torch.tensor([1.0])},
+    "inverse.exact_posterior": {"prior": lambda: EXACT},
     "inverse.DPS": {"y": lambda: torch.tensor([1.0])},
     "inverse.LinearMeasurement": {
         "matrix": lambda: torch.eye(2)[:1], "y": lambda: torch.tensor([1.0]), "noise": lambda: 0.5,
@@ -167,6 +168,7 @@ OWN: dict[str, dict[str, Callable[[], Any]]] = {
     "mcmc.run_chains": {"sampler": lambda: MOVES, "model": lambda: WELL},
     "mcmc.systematic": {"log_weights": lambda: normal(3, 8), "u": lambda: torch.full((3,), 0.5)},
     "mcmc.thermodynamic_integration": {"grid": lambda: sg.UniformTime(4, stop=0.5)},
+    "mcmc.tilt_rate": {"reward": lambda: lambda x, t: x.sum(1) + 0 * t},
     "mcmc.transition_log_prob": {
         "solver": lambda: sg.Ancestral("large"), "x_t": lambda: normal(4, 2),
         "x_s": lambda: normal(4, 2), "t": lambda: VP.level(0.5), "s": lambda: VP.level(0.4),
@@ -195,7 +197,13 @@ OWN: dict[str, dict[str, Callable[[], Any]]] = {
             "weights": lambda: (0.5, 0.5), "means": lambda: ((0.0, 0.0), (1.0, 1.0)),
             "covariances": lambda: (((0.1, 0.0), (0.0, 0.1)), ((0.2, 0.0), (0.0, 0.2))),
         }
-        for name in ("MissingModes", "ModeCovariances", "ModeMeans", "ModeWeights")
+        for name in (
+            "MissingModes", "ModeCovariances", "ModeMeans", "ModeWeights", "PosteriorCoverage",
+        )
+    },
+    "metrics.FunctionMetric": {
+        "function": lambda: lambda samples, reference: 1.0,
+        "direction": lambda: "lower", "biased": lambda: False,
     },
     "metrics.MomentError": {
         "mean": lambda: (0.0, 0.0), "covariance": lambda: ((1.0, 0.0), (0.0, 1.0)),
@@ -248,6 +256,8 @@ def public() -> Iterator[tuple[str, Any]]:
                     continue  # results, which nobody builds by hand
                 if getattr(thing, "_is_protocol", False):
                     continue  # no instance can be made
+                if thing is sg.metrics.InceptionFeatures:
+                    continue  # needs a file of weights
                 yield f"{package}.{name}", thing
 
 

@@ -14,6 +14,7 @@ from .._checks import (
     check_choice,
     check_count,
     check_entries,
+    check_kind,
     check_numbers,
     check_tensor,
 )
@@ -135,6 +136,7 @@ class FunctionMetric:
     def __post_init__(self) -> None:
         check_callable("function", self.function, "(samples, reference) -> Estimate or number")
         declared(self)
+        check_kind("name", self.name, str, '"width"')
         if not self.name:
             object.__setattr__(self, "name", _name_of(self.function))
 

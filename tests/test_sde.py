@@ -220,7 +220,9 @@ def exact_variance(sde: SDE, t: float) -> Decimal:
         s = Decimal(sde.s)
         quarter = PI / 2 / (1 + s)
         return 1 - (cosine(quarter * (u + s)) / cosine(quarter * s)) ** 2
-    return u * u
+    if isinstance(sde, EDMSDE | RectifiedSDE):
+        return u * u
+    return pytest.skip(f"the sigma of {type(sde).__name__} has no line in exact_variance yet")
 
 
 @pytest.mark.parametrize("t", [1e-12, 1e-8, 1e-5, 1e-3, 0.03, 0.5, 0.97])

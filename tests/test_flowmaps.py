@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from scoregen.flowmaps import (
     Consistency,
     ConsistencyDistillation,
     ConsistencyModel,
+    Draw,
     FlowMap,
     FlowMapModel,
     GaussianFlowMap,
@@ -34,8 +36,8 @@ from scoregen.flowmaps import (
     from_score_network,
     trajectories,
 )
-from scoregen.flowmaps.angles import flow_rate
-from scoregen.flowmaps.objectives import mapped, midpoint, noised, velocity_between
+from scoregen.flowmaps.angles import flow_rate, midpoint
+from scoregen.flowmaps.jumps import derivative, mapped, velocity_between
 from scoregen.models import Counted, Prediction
 from scoregen.noise import ReplayNoise, SampleNoise
 from scoregen.processes import Level
@@ -48,10 +50,10 @@ def exact(sde: sg.SDE) -> GaussianFlowMap:
     return GaussianFlowMap(sde, tensor(0.4, -1.0), tensor(0.5, 0.2))
 
 
-def batch(sde: sg.SDE, size: int = 64, pairs: Pairs | None = None) -> tuple[Tensor, ...]:
-    """(x0, eps, theta_t, theta_s): data of the exact map's law, noise and angles."""
+def drawn(sde: sg.SDE, size: int = 64, pairs: Pairs | None = None) -> Draw:
+    """Data of the exact map's law, noise and angles."""
     first, last = (Pairs() if pairs is None else pairs)(sde, size, generator())
-    return exact(sde).draw(size, generator(1)), normal(size, 2, seed=2), first, last
+    return Draw(exact(sde).draw(size, generator(1)), normal(size, 2, seed=2), first, last)
 
 
 class Wrong(FlowMapModel):
@@ -88,8 +90,8 @@ class Wrong(FlowMapModel):
 @each_sde
 def test_the_exact_map_is_the_flow_and_a_semigroup(sde: sg.SDE) -> None:
     model = exact(sde)
-    x0, eps, first, last = batch(sde)
-    w = noised(x0, eps, first)
+    draw = drawn(sde)
+    w, first, last = draw.w, draw.first, draw.last
     once = mapped(model, w, first, last)
     twice = mapped(model, mapped(model, w, first, (first + last) / 2), (first + last) / 2, last)
     assert float((once - twice).abs().max()) < 1e-12
@@ -103,12 +105,12 @@ def test_the_exact_map_is_the_flow_and_a_semigroup(sde: sg.SDE) -> None:
 @each_sde
 def test_residuals_vanish_at_the_exact_map(sde: sg.SDE) -> None:
     model = exact(sde)
-    x0, eps, first, last = batch(sde)
+    draw = drawn(sde)
     for loss in (Lagrangian(diagonal=None), Shortcut(diagonal=None)):
-        assert float(loss.at(model, x0, eps, first, last).sqrt().max()) < 1e-12
+        assert float(loss.at(model, draw).sqrt().max()) < 1e-12
     # MeanFlow with the marginal velocity, which is its residual's mean
-    w = noised(x0, eps, first)
-    pushed = torch.func.jvp(
+    w, first, last = draw.w, draw.first, draw.last
+    pushed = derivative(
         lambda w, theta: velocity_between(model, w, theta, last),
         (w, first),
         (flow_rate(model, w, first), torch.ones_like(first)),
@@ -129,10 +131,10 @@ def test_residuals_vanish_at_the_exact_map(sde: sg.SDE) -> None:
 def test_consistency_at_the_exact_map_has_the_bias_of_its_gap(sde: sg.SDE) -> None:
     """Pairs on one sample's line are not on one path of the flow; their mean is, to gap^2."""
     model = exact(sde)
-    x0, eps, first, last = batch(sde)
+    draw = drawn(sde)
     teacher = ConsistencyDistillation(teacher=model, gap=0.01, c=1e-3)
-    assert float(teacher.at(model, x0, eps, first, last).max()) < 0.05
-    assert float(Consistency(gap=0.1).at(model, x0, eps, first, last).mean()) > 0.01
+    assert float(teacher.at(model, draw).max()) < 0.05
+    assert float(Consistency(gap=0.1).at(model, draw).mean()) > 0.01
 
 
 # Which objective sees which wrong map: 1e-12 means none
@@ -147,13 +149,13 @@ def test_each_objective_has_its_blind_spots(change: str, lagrangian: bool, short
     """A wrong power is a semigroup, so Shortcut alone passes it; a mirror passes Lagrangian."""
     sde = VPSDE()
     model = Wrong(sde, change)
-    x0, eps, first, last = batch(sde, pairs=Pairs(top=0.0, zero=0.0))
-    last = last.clamp(max=0.9 * float(first.min()))
+    draw = drawn(sde, pairs=Pairs(top=0.0, zero=0.0))
+    draw = replace(draw, last=draw.last.clamp(max=0.9 * float(draw.first.min())))
     for loss, sees in (
         (Lagrangian(diagonal=None), lagrangian),
         (Shortcut(diagonal=None), shortcut),
     ):
-        found = float(loss.at(model, x0, eps, first, last).detach().sqrt().max())
+        found = float(loss.at(model, draw).detach().sqrt().max())
         assert (found > 1e-3) if sees else (found < 1e-10), type(loss).__name__
 
 
@@ -176,7 +178,7 @@ def expected_gradient(loss: Any, sde: sg.SDE, first: float, last: float) -> floa
     x0 = torch.tensor(a.ravel(), dtype=F64)[:, None].repeat(1, 2) * math.sqrt(model.variance)
     eps = torch.tensor(b.ravel(), dtype=F64)[:, None].repeat(1, 2)
     times = [torch.full((len(x0),), value, dtype=F64) for value in (first, last)]
-    value = (chance * loss.at(model, x0, eps, *times)).sum()
+    value = (chance * loss.at(model, Draw(x0, eps, *times))).sum()
     return float(torch.autograd.grad(value, model.power)[0])
 
 
@@ -201,18 +203,18 @@ def test_derivatives_agree_with_finite_differences() -> None:
         net = MLP(event=(2,), hidden=16, second_clock=True).double()
     nn.init.normal_(net.condition.span.outer.weight, std=0.3, generator=generator())
     model = FlowMap(net, sde, V())
-    x0, eps, first, last = batch(sde, 16, Pairs(top=0.0, zero=0.0))
-    w = noised(x0, eps, first)
-    jvp = torch.func.jvp(lambda s: mapped(model, w, first, s), (last,), (torch.ones_like(last),))
+    draw = drawn(sde, 16, Pairs(top=0.0, zero=0.0))
+    w, first, last = draw.w, draw.first, draw.last
+    jvp = derivative(lambda s: mapped(model, w, first, s), (last,), (torch.ones_like(last),))
     h = 1e-5
     slope = (mapped(model, w, first, last + h) - mapped(model, w, first, last - h)) / (2 * h)
-    assert float((jvp[1] - slope).abs().max()) < 1e-6
+    assert float((jvp[1] - slope).detach().abs().max()) < 1e-6
     tangents = (normal(16, 2, seed=5), torch.ones_like(first))
-    jvp = torch.func.jvp(lambda w, t: velocity_between(model, w, t, last), (w, first), tangents)
+    jvp = derivative(lambda w, t: velocity_between(model, w, t, last), (w, first), tangents)
     up, down = (
         velocity_between(model, w + k * h * tangents[0], first + k * h, last) for k in (1, -1)
     )
-    assert float((jvp[1] - (up - down) / (2 * h)).abs().max()) < 1e-6
+    assert float((jvp[1] - (up - down) / (2 * h)).detach().abs().max()) < 1e-6
 
 
 # Samplers

@@ -3,7 +3,7 @@
     python benchmarks/training/flow_map_objectives.py [--seconds 120] [--only shortcut mean_flow]
 
 All start from the bundled digits network and are distilled from it, with the settings that served
-each best among those of its source and a few more (see `recipe`); `trajectories` pays for its data
+each best among those of its source and a few more (see `recipe`), batches of 64; `trajectories` pays for its data
 out of the same budget. The steps of a budget are found by timing the first ones. Figures are those
 of `train_flow_map.py`: paired over three seeds of 1,000 samples, with 95 % t-intervals; they hold
 for one training seed each. Rows that are there already and not in `--only` are kept.
@@ -82,11 +82,11 @@ def trained(name: str, seconds: float) -> tuple[sg.ScoreModel, int, float]:
         data = flowmaps.trajectories(teacher, count, event=(1, 8, 8), label=label)
     trial = flowmaps.from_score_network(teacher)
     timed = time.process_time()
-    digits.train(trial, data, recipe(name, trial, teacher, 100), 10)
+    digits.train(trial, data, recipe(name, trial, teacher, 100), 10, batch=64)
     each = (time.process_time() - timed) / 10
     steps = max(50, int((seconds - (time.process_time() - began)) / each))
     model = flowmaps.from_score_network(teacher)
-    average = digits.train(model, data, recipe(name, model, teacher, steps), steps)
+    average = digits.train(model, data, recipe(name, model, teacher, steps), steps, batch=64)
     return average, steps, time.process_time() - began
 
 

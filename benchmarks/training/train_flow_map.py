@@ -1,6 +1,6 @@
 """Distil the bundled digits network into the bundled flow map, and measure it.
 
-    python benchmarks/training/train_flow_map.py [--steps 5000] [--measure]
+    python benchmarks/training/train_flow_map.py [--steps 4200] [--measure]
 
 Trajectories of the teacher's probability flow are drawn once (15,360 of them, 12 evaluations each)
 and the map is regressed on pairs of their points. The measurement is paired: the same starts and
@@ -61,12 +61,17 @@ def distil(teacher: sg.ScoreNetwork, steps: int, count: int, seed: int = 0) -> s
 
 
 def train(
-    model: sg.ScoreModel, data: sg.Data, objective: Any, steps: int, seed: int = 0
+    model: sg.ScoreModel,
+    data: sg.Data,
+    objective: Any,
+    steps: int,
+    seed: int = 0,
+    batch: int = 128,
 ) -> sg.ScoreModel:
     """AdamW 1e-3, betas 0.9 and 0.999, 50 steps of warm-up, cosine to 0, average 0.998."""
     last = None
     for step in sg.fit(
-        model, data, objective, steps=steps, batch=128, lr=1e-3, warmup=50, ema_decay=0.998,
+        model, data, objective, steps=steps, batch=batch, lr=1e-3, warmup=50, ema_decay=0.998,
         label_dropout=0.0, seed=seed,
     ):  # fmt: skip
         last = step
@@ -95,6 +100,7 @@ def flow(seed: int) -> Tensor:
     teacher = sg.digits_model()
     path = RUNS / f"exact-flow-{sg.training.fingerprint(teacher)}-{seed}.npy"
     if not path.exists():
+        RUNS.mkdir(parents=True, exist_ok=True)
         sampler = sg.Sampler(EulerStart(AngularAB(2)), sg.grids.SinhLam(60))
         content = io.BytesIO()
         np.save(content, draw(teacher, sampler, seed).numpy(), allow_pickle=False)
@@ -176,7 +182,7 @@ def picture(model: sg.ScoreModel, path: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--steps", type=int, default=5000)
+    parser.add_argument("--steps", type=int, default=4200)
     parser.add_argument("--trajectories", type=int, default=TRAJECTORIES)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--bundle", type=Path, default=BUNDLED, help="checkpoint to write or read")

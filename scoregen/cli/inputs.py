@@ -10,17 +10,19 @@ import torch
 
 from .. import data, networks
 from ..data.dataset import Data, Units
+from ..flowmaps.bundled import DIGITS_MAP
 from ..models import ScoreModel
 from ..training import card, load
 from ..training.checkpoint import DIGITS
 from . import specs
 
 BUNDLED = "digits"
+FOLDERS = {BUNDLED: DIGITS, "digits-map": DIGITS_MAP}
 
 
 def model_of(checkpoint: str, device: str | None) -> ScoreModel:
     place = device_of(device)
-    return load(DIGITS if checkpoint == BUNDLED else checkpoint).to(place)
+    return load(FOLDERS.get(checkpoint, checkpoint)).to(place)
 
 
 def device_of(device: str | None) -> torch.device:
@@ -38,7 +40,7 @@ def device_of(device: str | None) -> torch.device:
 
 
 def card_of(checkpoint: str) -> dict[str, Any]:
-    return card(DIGITS if checkpoint == BUNDLED else checkpoint)
+    return card(FOLDERS.get(checkpoint, checkpoint))
 
 
 def units_of(checkpoint: str) -> Units | None:

@@ -48,7 +48,7 @@ def compare(
 
     Args:
         sampler: one or more [NAME=]SOLVER@GRID; the grid's count is set for each budget.
-        checkpoint: one or more folders, or "digits".
+        checkpoint: one or more folders, "digits" or "digits-map".
         source: reference data, as in `scoregen train`.
         steps: budgets of network evaluations per sample.
         metric: such as "SlicedWasserstein(256)", "MMD"; for digits also "Frechet(digits_features)".

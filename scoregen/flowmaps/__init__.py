@@ -4,7 +4,9 @@ Start with `FlowMap(net, sde, parameterization)` and `Jump()`; train with `Traje
 score model, or from scratch with `Lagrangian` or `Shortcut`.
 """
 
+from .bundled import digits_map
 from .consistency import Consistency, ConsistencyDistillation
+from .density import MapLogProb, log_prob
 from .lagrangian import Lagrangian, LagrangianSteps
 from .mean_flow import MeanFlow
 from .model import (
@@ -36,13 +38,16 @@ __all__ = [
     "JumpObjective",
     "Lagrangian",
     "LagrangianSteps",
+    "MapLogProb",
     "MeanFlow",
     "Pairs",
     "Renoise",
     "Shortcut",
     "Trajectories",
+    "digits_map",
     "flow_map",
     "from_score_network",
     "jump",
+    "log_prob",
     "trajectories",
 ]

@@ -62,15 +62,11 @@ def derivative(
     >>> derivative(torch.sin, (torch.zeros(()),), (torch.ones(()),))
     (tensor(0.), tensor(1.))
     """
-    low = {t.dtype for t in tangents if torch.finfo(t.dtype).bits < 32}
-    if torch.is_autocast_enabled(tangents[0].device.type):
-        low.add(torch.get_autocast_dtype(tangents[0].device.type))
-    if low:
-        raise TypeError(
-            f"tangents in {', '.join(map(str, low))} are rounded as coarsely as the derivative "
-            "itself: train with float32 data and without mixed precision, or use an objective "
-            "without a derivative, such as LagrangianSteps or Trajectories"
-        )
+    place = tangents[0].device.type
+    if torch.is_autocast_enabled(place):
+        _refuse(torch.get_autocast_dtype(place))
+    for tangent in tangents:
+        _refuse(tangent.dtype)
     try:
         with sdpa_kernel(SDPBackend.MATH), warnings.catch_warnings():
             # torch compiles its table of forward formulas at first use, and warns of its compiler
@@ -84,4 +80,14 @@ def derivative(
             f"an operation of the network has no forward-mode derivative ({reason}): replace it, "
             "or use an objective without a derivative, such as LagrangianSteps or Trajectories"
         ) from error
+    _refuse(pushed[1].dtype)
     return pushed[0], pushed[1]
+
+
+def _refuse(dtype: torch.dtype) -> None:
+    if torch.finfo(dtype).bits < 32:
+        raise TypeError(
+            f"tangents in {dtype} are rounded as coarsely as the derivative itself: train with "
+            "float32 data and without mixed precision, or use an objective without a derivative, "
+            "such as LagrangianSteps or Trajectories"
+        )

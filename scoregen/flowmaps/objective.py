@@ -16,7 +16,7 @@ from ..models import ScoreModel
 from ..objectives import DenoisingScoreMatching, UniformLaw
 from ..objectives.denoising import Objective
 from .angles import noised
-from .model import flow_map
+from .model import check_direction, flow_map
 from .pairs import PairLaw, Pairs
 
 __all__ = ["Draw", "JumpObjective", "distance"]
@@ -102,6 +102,7 @@ class JumpObjective(ABC):
         check_state(x0, "x0")
         flow_map(model)
         first, last = self.pairs(model.sde, len(x0), generator)
+        check_direction(model, bool((last > first).any()))
         eps = torch.randn(
             x0.shape, generator=generator, dtype=x0.dtype, device=generator.device
         ).to(x0.device)

@@ -20,7 +20,7 @@ from ..sampling import Sampler, Solver
 from ..solvers import AngularAB, EulerStart
 from .angles import angle
 from .jumps import mapped
-from .model import AngleSpan, FlowMap, flow_map
+from .model import AngleSpan, FlowMap, check_direction, flow_map
 from .objective import distance
 
 __all__ = ["Trajectories", "from_score_network", "trajectories"]
@@ -207,6 +207,7 @@ class Trajectories:
         """
         check_state(x0, "x0")
         flow_map(model)
+        check_direction(model, self.inverts > 0)
         size = math.prod(self.event)
         if x0.dim() != 3 or x0.shape[2] != 1 + size:
             raise ValueError(

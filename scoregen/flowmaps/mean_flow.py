@@ -21,7 +21,7 @@ __all__ = ["MeanFlow"]
 
 @dataclass(frozen=True)
 class MeanFlow(JumpObjective):
-    """The mean velocity u of a jump against what its own derivative says it must be.
+    """The mean velocity u of a jump against the value that its own derivative implies.
 
         |u(w, theta_t, theta_s) - sg(v + (theta_s - theta_t) (d/dtheta_t u + v . grad u))|^2
 

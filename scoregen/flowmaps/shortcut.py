@@ -25,7 +25,7 @@ class Shortcut(JumpObjective):
         |W(w, theta_t, theta_s) - sg W(W(w, theta_t, theta_m), theta_m, theta_s)|^2 + diagonal
 
     with theta_m in the middle (Frans et al. 2024, 2410.12557). Satisfied by every semigroup, right
-    or wrong: only the diagonal loss says which, and it is never left out by default. The source
+    or wrong: only the diagonal loss decides which, and it is never left out by default. The source
     makes the two halves by an average of the weights: errors of the map are fed back otherwise, and
     long training diverged without it. `GrowingPairs` are the other half of that cure.
 

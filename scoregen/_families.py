@@ -37,6 +37,7 @@ FAMILIES = {
     "clock": Family(("models.clocks",), None),
     "network": Family(("networks",), ("torch.nn", "Module")),
     "solver": Family(("solvers", "mcmc"), ("scoregen.sampling", "Solver")),
+    "jump": Family(("flowmaps",), ("scoregen.sampling", "Solver")),
     "metric": Family(("metrics",), None),
     "objective": Family(("objectives",), None),
     "model": Family(("models", "energies", "flowmaps"), ("scoregen.models", "ScoreModel")),

@@ -53,6 +53,7 @@ SPECIAL: dict[str, Callable[[], list[Any]]] = {
     "Index": lambda: [clocks.Index(), clocks.Index(fractional=True)],
     "UniformTime": lambda: [grids.UniformTime(5), grids.UniformTime(3, stop=0.5)],
     "UniformLam": lambda: [grids.UniformLam(5)],
+    "UniformAngle": lambda: [grids.UniformAngle(5)],
     "Quadratic": lambda: [grids.Quadratic(5)],
     "Karras": lambda: [grids.Karras(5), grids.Karras(5, rho=3.0)],
     "SinhLam": lambda: [grids.SinhLam(5), grids.SinhLam(5, centre=1.0, width=2.0)],

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +16,13 @@ from torch import Tensor, nn
 
 import scoregen as sg
 from scoregen import DDIM, EDMSDE, MLP, VESDE, VPSDE, RectifiedSDE, Sampler, Times, V
+from scoregen.analysis import output_law
 from scoregen.flowmaps import (
     AngleSpan,
     Consistency,
     ConsistencyDistillation,
     ConsistencyModel,
+    Draw,
     FlowMap,
     FlowMapModel,
     GaussianFlowMap,
@@ -34,8 +38,9 @@ from scoregen.flowmaps import (
     from_score_network,
     trajectories,
 )
-from scoregen.flowmaps.angles import flow_rate
-from scoregen.flowmaps.objectives import mapped, midpoint, noised, velocity_between
+from scoregen.flowmaps.angles import flow_rate, midpoint
+from scoregen.flowmaps.jumps import derivative, mapped, velocity_between
+from scoregen.flowmaps.objective import distance
 from scoregen.models import Counted, Prediction
 from scoregen.noise import ReplayNoise, SampleNoise
 from scoregen.processes import Level
@@ -48,18 +53,23 @@ def exact(sde: sg.SDE) -> GaussianFlowMap:
     return GaussianFlowMap(sde, tensor(0.4, -1.0), tensor(0.5, 0.2))
 
 
-def batch(sde: sg.SDE, size: int = 64, pairs: Pairs | None = None) -> tuple[Tensor, ...]:
-    """(x0, eps, theta_t, theta_s): data of the exact map's law, noise and angles."""
+def drawn(sde: sg.SDE, size: int = 64, pairs: Pairs | None = None) -> Draw:
+    """Data of the exact map's law, noise and angles."""
     first, last = (Pairs() if pairs is None else pairs)(sde, size, generator())
-    return exact(sde).draw(size, generator(1)), normal(size, 2, seed=2), first, last
+    return Draw(exact(sde).draw(size, generator(1)), normal(size, 2, seed=2), first, last)
 
 
 class Wrong(FlowMapModel):
-    """The exact map of N(0, v) with its jumps changed, and a diagonal that stays right."""
+    """The exact map of N(0, v) with its jumps changed, and a diagonal that stays right.
 
-    def __init__(self, sde: sg.SDE, change: str, variance: float = 0.3) -> None:
+    With `own` the diagonal is the limit of the changed jumps, as it is in a network.
+    """
+
+    def __init__(
+        self, sde: sg.SDE, change: str, variance: float = 0.3, *, own: bool = False
+    ) -> None:
         super().__init__()
-        self.sde, self.change = sde, change
+        self.sde, self.change, self.own = sde, change, own
         self.right = GaussianFlowMap(sde, torch.zeros(2, dtype=F64), variance)
         self.variance = variance
         self.power = nn.Parameter(torch.ones((), dtype=F64))
@@ -67,7 +77,9 @@ class Wrong(FlowMapModel):
     def predict(
         self, x: Tensor, t: Level, *, to: Level | None = None, **condition: Any
     ) -> Prediction:
-        if to is None:
+        if to is None and self.own:
+            to = self.sde.level_of(torch.as_tensor(t.t, dtype=F64).reshape(-1) * (1 - 1e-5), x)
+        elif to is None:
             return self.right.predict(x, t)
         total_t = t.alpha**2 * self.variance + t.sigma**2
         total_s = to.alpha**2 * self.variance + to.sigma**2
@@ -88,8 +100,8 @@ class Wrong(FlowMapModel):
 @each_sde
 def test_the_exact_map_is_the_flow_and_a_semigroup(sde: sg.SDE) -> None:
     model = exact(sde)
-    x0, eps, first, last = batch(sde)
-    w = noised(x0, eps, first)
+    draw = drawn(sde)
+    w, first, last = draw.w, draw.first, draw.last
     once = mapped(model, w, first, last)
     twice = mapped(model, mapped(model, w, first, (first + last) / 2), (first + last) / 2, last)
     assert float((once - twice).abs().max()) < 1e-12
@@ -103,12 +115,12 @@ def test_the_exact_map_is_the_flow_and_a_semigroup(sde: sg.SDE) -> None:
 @each_sde
 def test_residuals_vanish_at_the_exact_map(sde: sg.SDE) -> None:
     model = exact(sde)
-    x0, eps, first, last = batch(sde)
+    draw = drawn(sde)
     for loss in (Lagrangian(diagonal=None), Shortcut(diagonal=None)):
-        assert float(loss.at(model, x0, eps, first, last).sqrt().max()) < 1e-12
+        assert float(loss.at(model, draw).sqrt().max()) < 1e-12
     # MeanFlow with the marginal velocity, which is its residual's mean
-    w = noised(x0, eps, first)
-    pushed = torch.func.jvp(
+    w, first, last = draw.w, draw.first, draw.last
+    pushed = derivative(
         lambda w, theta: velocity_between(model, w, theta, last),
         (w, first),
         (flow_rate(model, w, first), torch.ones_like(first)),
@@ -129,54 +141,97 @@ def test_residuals_vanish_at_the_exact_map(sde: sg.SDE) -> None:
 def test_consistency_at_the_exact_map_has_the_bias_of_its_gap(sde: sg.SDE) -> None:
     """Pairs on one sample's line are not on one path of the flow; their mean is, to gap^2."""
     model = exact(sde)
-    x0, eps, first, last = batch(sde)
+    draw = drawn(sde)
     teacher = ConsistencyDistillation(teacher=model, gap=0.01, c=1e-3)
-    assert float(teacher.at(model, x0, eps, first, last).max()) < 0.05
-    assert float(Consistency(gap=0.1).at(model, x0, eps, first, last).mean()) > 0.01
+    assert float(teacher.at(model, draw).max()) < 0.05
+    assert float(Consistency(gap=0.1).at(model, draw).mean()) > 0.01
 
 
 # Which objective sees which wrong map: 1e-12 means none
 
 
 @pytest.mark.parametrize(
-    ("change", "lagrangian", "shortcut"),
-    [("exact", False, False), ("power", True, False), ("semigroup", True, False),
-     ("mirror", False, True), ("tilt", True, True)],
+    ("change", "lagrangian", "shortcut", "mean_flow"),
+    [("exact", False, False, False), ("power", True, False, True), ("semigroup", True, False, True),
+     ("mirror", False, True, False), ("tilt", True, True, False)],
 )  # fmt: skip
-def test_each_objective_has_its_blind_spots(change: str, lagrangian: bool, shortcut: bool) -> None:
-    """A wrong power is a semigroup, so Shortcut alone passes it; a mirror passes Lagrangian."""
+def test_each_objective_has_its_blind_spots(
+    change: str, lagrangian: bool, shortcut: bool, mean_flow: bool
+) -> None:
+    """A wrong power is a semigroup, so Shortcut alone passes it; Lagrangian passes what is done to
+    the data before the map (X o h), the Eulerian condition of MeanFlow what is done after (g o X).
+    """
     sde = VPSDE()
     model = Wrong(sde, change)
-    x0, eps, first, last = batch(sde, pairs=Pairs(top=0.0, zero=0.0))
-    last = last.clamp(max=0.9 * float(first.min()))
+    draw = drawn(sde, pairs=Pairs(top=0.0, zero=0.0))
+    draw = replace(draw, last=draw.last.clamp(max=0.9 * float(draw.first.min())))
     for loss, sees in (
         (Lagrangian(diagonal=None), lagrangian),
         (Shortcut(diagonal=None), shortcut),
+        (MeanFlow(teacher=model.right, same=0.0), mean_flow),
     ):
-        found = float(loss.at(model, x0, eps, first, last).detach().sqrt().max())
+        found = float(loss.at(model, draw).detach().sqrt().max())
         assert (found > 1e-3) if sees else (found < 1e-10), type(loss).__name__
 
 
-def test_the_default_losses_miss_no_wrong_map() -> None:
-    assert Lagrangian().diagonal is not None
-    assert Shortcut().diagonal is not None
-    assert LagrangianSteps().diagonal is not None
+def test_consistency_pairs_are_blind_to_what_is_done_after_the_map() -> None:
+    """g o X passes pairs of neighbours; only the pair that ends at the data sees it."""
+    sde = VPSDE()
+    draw = drawn(sde, pairs=Pairs(top=0.0))
+    found = {}
+    for change in ("exact", "mirror", "tilt", "power"):
+        model = Wrong(sde, change)
+        for gap in (0.01, 1.0):
+            loss = ConsistencyDistillation(teacher=model.right, gap=gap, c=math.inf)
+            found[change, gap] = float(loss.at(model, draw).detach().mean())
+    assert found["tilt", 0.01] < 2 * found["exact", 0.01]
+    assert found["mirror", 0.01] < 2 * found["exact", 0.01]
+    assert found["power", 0.01] > 10 * found["exact", 0.01]
+    assert found["mirror", 1.0] > 10 * found["exact", 1.0]
+
+
+@pytest.mark.parametrize("change", ["exact", "power", "semigroup", "mirror", "tilt"])
+@pytest.mark.parametrize("loss", [Lagrangian(), Shortcut()], ids=lambda s: type(s).__name__)
+def test_the_default_losses_miss_no_wrong_map(loss: Any, change: str) -> None:
+    """The diagonal of a network is the limit of its jumps: one function, one set of weights.
+
+    What the jumps of a loss pass, its diagonal then sees. (`MeanFlow` and `LagrangianSteps` have
+    theirs too.)
+    """
+    sde = VPSDE()
+    model = Wrong(sde, change, own=True)
+    assert loss.diagonal is not None
+    draw = drawn(sde, pairs=Pairs(top=0.0, zero=0.0))
+    draw = replace(draw, last=draw.last.clamp(max=0.9 * float(draw.first.min())))
+    jumps = float(loss.at(model, draw).detach().sqrt().max())
+    level = sde.level(0.5)
+    x = normal(50, 2)
+    right = model.right.predict(x, level).x0
+    diagonal = float((model.predict(x, level).x0 - right).detach().abs().max())
+    seen = max(jumps, diagonal)
+    assert (seen < 1e-3) if change == "exact" else (seen > 5e-3)
     assert MeanFlow().same > 0
+    assert LagrangianSteps().diagonal is not None
 
 
 # Expected gradients by cubature
 
 
-def expected_gradient(loss: Any, sde: sg.SDE, first: float, last: float) -> float:
-    """d/dpower of E loss at the exact map, over x0 ~ N(0, v) and eps by Gauss-Hermite nodes."""
-    model = Wrong(sde, "exact")
-    nodes, weights = np.polynomial.hermite_e.hermegauss(24)
+def expected_loss(loss: Any, model: Wrong, first: float, last: float) -> Tensor:
+    """E loss over x0 ~ N(0, v) and eps by Gauss-Hermite nodes."""
+    nodes, weights = np.polynomial.hermite_e.hermegauss(150)
     a, b = np.meshgrid(nodes, nodes)
     chance = torch.tensor(np.outer(weights, weights).ravel() / (2 * math.pi), dtype=F64)
     x0 = torch.tensor(a.ravel(), dtype=F64)[:, None].repeat(1, 2) * math.sqrt(model.variance)
     eps = torch.tensor(b.ravel(), dtype=F64)[:, None].repeat(1, 2)
     times = [torch.full((len(x0),), value, dtype=F64) for value in (first, last)]
-    value = (chance * loss.at(model, x0, eps, *times)).sum()
+    return (chance * loss.at(model, Draw(x0, eps, *times))).sum()
+
+
+def expected_gradient(loss: Any, sde: sg.SDE, first: float, last: float) -> float:
+    """d/dpower of E loss at the exact map."""
+    model = Wrong(sde, "exact")
+    value = expected_loss(loss, model, first, last)
     return float(torch.autograd.grad(value, model.power)[0])
 
 
@@ -187,11 +242,46 @@ def test_mean_flow_has_no_expected_gradient_at_the_exact_map(sde: sg.SDE) -> Non
     assert abs(expected_gradient(Lagrangian(diagonal=None), sde, 1.2, 0.4)) < 1e-9
 
 
-def test_consistency_training_is_biased_by_the_square_of_its_gap() -> None:
-    """With a squared error (large c); over the gap the gradient falls linearly."""
-    found = [expected_gradient(Consistency(gap=g, c=1e4), VPSDE(), 1.2, 0.0) for g in (0.1, 0.05)]
-    assert abs(found[0]) > 1e-7
-    assert 1.5 < found[0] / found[1] < 2.5
+def test_the_least_loss_of_mean_flow_is_the_spread_of_the_velocity() -> None:
+    """(dW/dw)^2 Var(v | w) = (V_s / V_t) v / V_t a coordinate, V = cos^2 v + sin^2: not zero."""
+    model, first, last = Wrong(VPSDE(), "exact"), 1.2, 0.4
+    total = [math.cos(a) ** 2 * model.variance + math.sin(a) ** 2 for a in (first, last)]
+    least = total[1] / total[0] * model.variance / total[0]
+    found = expected_loss(MeanFlow(same=0.0), model, first, last)
+    assert abs(float(found.detach()) - 2 * least) < 1e-9
+
+
+@pytest.mark.parametrize("c", [math.inf, 1e-3])
+def test_consistency_training_is_biased_by_its_gap(c: float) -> None:
+    """Over the gap: with a squared error linear in it; robust, it stays while gap sd(v) >> c."""
+    gaps = (0.1, 0.05, 0.025)
+    found = [expected_gradient(Consistency(gap=g, c=c), VPSDE(), 1.2, 0.0) for g in gaps]
+    assert min(map(abs, found)) > 1e-3
+    for large, small in itertools.pairwise(found):
+        ratio = large / small
+        assert (1.8 < ratio < 2.2) if math.isinf(c) else (0.8 < ratio < 1.2)
+
+
+def test_a_robust_distance_displaces_mean_flow_on_data_that_are_not_gaussian() -> None:
+    """E[d' (r) | w], r = v_marginal - v_sample: zero for the square, and for Gaussian data."""
+    theta = 0.9
+    x0 = torch.linspace(-4, 4, 40001, dtype=F64)[:, None]
+    mixed = 0.3 * gauss(x0, -1.5, 0.1) + 0.7 * gauss(x0, 1.0, 0.2)
+    for density, displaced in ((gauss(x0, 0.2, 0.5), False), (mixed, True)):
+        w = 0.1
+        eps = (w - math.cos(theta) * x0) / math.sin(theta)
+        chance = density * torch.exp(-(eps**2) / 2)
+        chance = chance / chance.sum()
+        v = math.cos(theta) * eps - math.sin(theta) * x0
+        residual = ((chance * v).sum() - v).requires_grad_(True)
+        for c in (math.inf, 1e-2):
+            (pull,) = torch.autograd.grad(distance(residual, c).sum(), residual)
+            mean = abs(float((chance * pull).sum()))
+            assert (mean > 0.05) if displaced and c < 1 else (mean < 1e-8)
+
+
+def gauss(x: Tensor, mean: float, variance: float) -> Tensor:
+    return torch.exp(-((x - mean) ** 2) / (2 * variance)) / math.sqrt(variance)
 
 
 def test_derivatives_agree_with_finite_differences() -> None:
@@ -201,18 +291,18 @@ def test_derivatives_agree_with_finite_differences() -> None:
         net = MLP(event=(2,), hidden=16, second_clock=True).double()
     nn.init.normal_(net.condition.span.outer.weight, std=0.3, generator=generator())
     model = FlowMap(net, sde, V())
-    x0, eps, first, last = batch(sde, 16, Pairs(top=0.0, zero=0.0))
-    w = noised(x0, eps, first)
-    jvp = torch.func.jvp(lambda s: mapped(model, w, first, s), (last,), (torch.ones_like(last),))
+    draw = drawn(sde, 16, Pairs(top=0.0, zero=0.0))
+    w, first, last = draw.w, draw.first, draw.last
+    jvp = derivative(lambda s: mapped(model, w, first, s), (last,), (torch.ones_like(last),))
     h = 1e-5
     slope = (mapped(model, w, first, last + h) - mapped(model, w, first, last - h)) / (2 * h)
-    assert float((jvp[1] - slope).abs().max()) < 1e-6
+    assert float((jvp[1] - slope).detach().abs().max()) < 1e-6
     tangents = (normal(16, 2, seed=5), torch.ones_like(first))
-    jvp = torch.func.jvp(lambda w, t: velocity_between(model, w, t, last), (w, first), tangents)
+    jvp = derivative(lambda w, t: velocity_between(model, w, t, last), (w, first), tangents)
     up, down = (
         velocity_between(model, w + k * h * tangents[0], first + k * h, last) for k in (1, -1)
     )
-    assert float((jvp[1] - (up - down) / (2 * h)).abs().max()) < 1e-6
+    assert float((jvp[1] - (up - down) / (2 * h)).detach().abs().max()) < 1e-6
 
 
 # Samplers
@@ -225,6 +315,23 @@ def test_jumps_of_the_exact_map_are_exact_at_any_number(sde: sg.SDE) -> None:
         grid = Times(*(f * sde.t_max for f in times))
         out = Sampler(Jump(), grid).run(model, x, noise=SampleNoise(0))
         torch.testing.assert_close(out, model.flow(x, 0.9 * sde.t_max, 0.0), rtol=1e-10, atol=1e-10)
+
+
+@each_sde
+@pytest.mark.parametrize("solver", [Jump(), Renoise()], ids=lambda s: type(s).__name__)
+def test_the_output_law_of_the_exact_map_is_the_data_s(sde: sg.SDE, solver: sg.Solver) -> None:
+    """W2 = 0 at one, two and three moves; from the prior what the prior's mismatch leaves."""
+    for times in ((0.9, 0.0), (0.9, 0.4, 0.0), (0.9, 0.5, 0.2, 0.0)):
+        sampler = Sampler(solver, Times(*(f * sde.t_max for f in times)))
+        law = output_law(sampler, sde, (0.3, 2.0), 0.5, kind=GaussianFlowMap)
+        assert float(law.w2) < 1e-7
+        torch.testing.assert_close(law.variance, tensor(0.3, 2.0), rtol=1e-12, atol=1e-12)
+    whole = output_law(Sampler(solver, Times(sde.t_max, 0.0)), sde, (0.3,), 0.5, start="prior",
+                       kind=GaussianFlowMap)  # fmt: skip
+    top = sde.level(sde.t_max)
+    gain = (0.3 / (top.alpha**2 * 0.3 + top.sigma**2)) ** 0.5
+    assert float(whole.mean) == pytest.approx(0.5 * (1 - top.alpha * gain), abs=1e-10)
+    assert float(whole.variance) == pytest.approx((gain * sde.prior_std(sde.t_max)) ** 2, rel=1e-9)
 
 
 @each_sde
@@ -346,6 +453,67 @@ def test_bad_input_is_refused_with_the_reason() -> None:
         from_score_network(sg.ScoreNetwork(linear, VPSDE(), V()))
     with pytest.raises(ValueError, match="longest"):
         Pairs(longest=2.0)
+
+
+class Distances(nn.Module):
+    """A network whose distances have no forward-mode derivative."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(1))
+
+    def forward(self, x: Tensor, clock: Tensor, *, span: Tensor) -> Tensor:
+        moved = x + span[:, None]
+        return self.weight * torch.cdist(moved, torch.ones(2, 2))
+
+
+@pytest.mark.parametrize(
+    "loss", [Lagrangian(diagonal=None), MeanFlow()], ids=lambda s: type(s).__name__
+)
+def test_derivatives_name_the_operation_and_refuse_coarse_tangents(loss: Any) -> None:
+    x = normal(4, 2, dtype=torch.float32)
+    with pytest.raises(TypeError, match="_cdist_forward"):
+        loss(FlowMap(Distances(), VPSDE(), V()), x, generator=generator())
+    with torch.random.fork_rng():
+        model = FlowMap(MLP(event=(2,), hidden=8, second_clock=True), VPSDE(), V())
+    with torch.autocast("cpu", torch.bfloat16), pytest.raises(TypeError, match="bfloat16"):
+        loss(model, x, generator=generator())
+    with pytest.raises(TypeError, match="bfloat16"):
+        derivative(torch.sin, (x.bfloat16(),), (x.bfloat16(),))
+    # an error that is no matter of derivatives comes through as it is
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+        derivative(lambda w: w @ torch.ones(3, 1), (x,), (x,))
+
+
+def test_half_precision_data_are_refused_where_the_tangent_would_be() -> None:
+    with torch.random.fork_rng():
+        model = FlowMap(MLP(event=(2,), hidden=8, second_clock=True), VPSDE(), V()).bfloat16()
+    x = normal(4, 2, dtype=torch.bfloat16)
+    with pytest.raises(TypeError, match="bfloat16"):
+        MeanFlow()(model, x, generator=generator())
+    with pytest.raises(TypeError, match="bfloat16"):
+        Lagrangian()(model, x, generator=generator())
+
+
+def test_attention_has_a_derivative_on_its_plain_kernel() -> None:
+    """torch's default kernel of the CPU has no forward mode; a user's network need not know."""
+
+    class Attends(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(1, 8)
+
+        def forward(self, x: Tensor, clock: Tensor, *, span: Tensor) -> Tensor:
+            tokens = self.layer(x[:, None, :, None] + span[:, None, None, None])
+            y = nn.functional.scaled_dot_product_attention(tokens, tokens, tokens)
+            return y.mean(3)[:, 0] + span[:, None] * x
+
+    with torch.random.fork_rng():
+        model = FlowMap(Attends(), VPSDE(), V())
+    x = normal(4, 2, dtype=torch.float32)
+    loss = Lagrangian(diagonal=None)(model, x, generator=generator())
+    loss.sum().backward()
+    assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
 
 
 # Trajectories and training

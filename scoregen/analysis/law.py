@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from .._checks import check_choice, check_kind
-from ..densities import gaussian_kl, gaussian_w2
+from ..densities import Gaussian, gaussian_kl, gaussian_w2
 from ..processes import SDE, Level
 from ..sampling import Sampler
 from .probe import TOLERANCE, NotAffineError, gaussian_model, probe, refuse_bends
@@ -135,6 +135,7 @@ def output_law(
     mean: Tensor | float = 0.0,
     *,
     start: Literal["exact", "prior"] = "exact",
+    kind: type[Gaussian] = Gaussian,
 ) -> OutputLaw:
     """The exact mean and variance of a sampler's output on N(mean, diag(variances)) data.
 
@@ -150,6 +151,7 @@ def output_law(
         mean: of the data in the eigenbasis, () or (d,).
         start: x_T from the "exact" law at the grid's first time, or from the "prior"
             N(0, prior_std^2) that `Sampler.sample` uses.
+        kind: class of the exact model, `flowmaps.GaussianFlowMap` for the samplers of flow maps.
 
     Raises:
         NotAffineError: if the sampler is not affine (clipping, Metropolis, adaptive steps) or
@@ -162,7 +164,7 @@ def output_law(
     """
     check_kind("sampler", sampler, Sampler, "Sampler(DDIM(), UniformTime(20))")
     check_choice("start", start, ("exact", "prior"))
-    model = gaussian_model(sde, variances, mean)
+    model = gaussian_model(sde, variances, mean, kind)
     found = refuse_bends(sampler, model)
     levels = sampler.levels(sde)
     first, last = levels[0], levels[-1]

@@ -28,9 +28,12 @@ class NotAffineError(ValueError):
 
 
 def gaussian_model(
-    sde: SDE, variances: Tensor | Sequence[float], mean: Tensor | float = 0.0
+    sde: SDE,
+    variances: Tensor | Sequence[float],
+    mean: Tensor | float = 0.0,
+    kind: type[Gaussian] = Gaussian,
 ) -> Gaussian:
-    """The exact model of N(mean, diag(variances)) in float64.
+    """The exact model of N(mean, diag(variances)) in float64, a `kind` of Gaussian.
 
     >>> from scoregen import EDMSDE
     >>> gaussian_model(EDMSDE(), (0.5, 2.0), 1.0).mean
@@ -48,7 +51,7 @@ def gaussian_model(
         raise ValueError(
             f"mean must be a number or of shape {tuple(values.shape)}, got {tuple(centre.shape)}"
         )
-    return Gaussian(sde, centre.expand(values.shape), values)
+    return kind(sde, centre.expand(values.shape), values)
 
 
 def _numbers(name: str, values: Tensor | Sequence[float] | float) -> Tensor:

@@ -16,6 +16,7 @@ from .._files import probe, write
 from ..analysis import analyse as run_analysis
 from ..analysis import table as analysis_table
 from ..comparison import plot_samples
+from ..flowmaps import FlowMapModel
 from ..guidance import ClassifierFree
 from ..likelihood import bits_report, bits_table
 from ..models import ScoreModel, ScoreNetwork
@@ -130,10 +131,12 @@ def sample(
     """Draw samples: samples.npy and a picture.
 
     Args:
-        checkpoint: a folder, "digits" for the bundled network, or another library's:
-            diffusers:FOLDER, edm:FILE, guided-diffusion:FILE(head_channels=64, event=(3, 64, 64)).
+        checkpoint: a folder, "digits" for the bundled network, "digits-map" for its flow map, or
+            another library's: diffusers:FOLDER, edm:FILE,
+            guided-diffusion:FILE(head_channels=64, event=(3, 64, 64)).
         sampler: SOLVER@GRID, such as "DDIM(eta=0.5)@Karras(50)" or "Dopri5@Times(1.0, 0.0)", or the
-            file that `scoregen tune` wrote; the recommended one for 20 evaluations unless given.
+            file that `scoregen tune` wrote; the recommended one for 20 evaluations unless given,
+            for a flow map one jump, "Jump@UniformAngle(1)".
         count: how many.
         label: class of all samples, for a class-conditional network.
         guidance: classifier-free guidance scale: 0 unconditional, 1 conditional, more extrapolates.
@@ -167,6 +170,8 @@ def sample(
 
 def _sampler(text: str, model: ScoreModel) -> tuple[str, Sampler]:
     """What draws: a sampler written out, one fitted to this network, or the recommended one."""
+    if not text and isinstance(model, FlowMapModel):
+        return specs.parse_sampler("Jump@UniformAngle(1)")
     if not text:
         return "recommended", recommended(model, 20)
     if text.endswith(".json"):
@@ -257,8 +262,8 @@ def info(checkpoint: Checkpoint = BUNDLED) -> None:
     """What a checkpoint is: its card, or the names that the command line knows.
 
     Args:
-        checkpoint: a folder, "digits", another library's, as in `scoregen sample`, or "names"
-            for all solvers, grids, processes and metrics.
+        checkpoint: a folder, "digits", "digits-map", another library's, as in `scoregen sample`, or
+            "names" for all solvers, grids, processes and metrics.
     """
     if checkpoint == "names":
         for family in FAMILIES:

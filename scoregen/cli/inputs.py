@@ -12,6 +12,7 @@ import torch
 
 from .. import data, networks
 from ..data.dataset import Data, Units
+from ..flowmaps.bundled import DIGITS_MAP
 from ..models import ScoreModel
 from ..training import card, load
 from ..training.checkpoint import DIGITS
@@ -19,13 +20,14 @@ from . import specs
 from .origins import is_origin, origin
 
 BUNDLED = "digits"
+FOLDERS = {BUNDLED: DIGITS, "digits-map": DIGITS_MAP}
 
 
 def model_of(checkpoint: str, device: str | None) -> ScoreModel:
     place = device_of(device)
     if is_origin(checkpoint):
         return origin(checkpoint).to(place)
-    return load(DIGITS if checkpoint == BUNDLED else checkpoint).to(place)
+    return load(FOLDERS.get(checkpoint, checkpoint)).to(place)
 
 
 def device_of(device: str | None) -> torch.device:
@@ -43,7 +45,7 @@ def device_of(device: str | None) -> torch.device:
 
 
 def drawable(*needed: str) -> bool:
-    """Whether pictures can be made here; what will be missing is told before any work."""
+    """Whether pictures can be made here; what is missing is printed before any work."""
     missing = [name for name in needed if importlib.util.find_spec(name) is None]
     if missing:
         print(
@@ -55,7 +57,7 @@ def drawable(*needed: str) -> bool:
 
 
 def card_of(checkpoint: str) -> dict[str, Any]:
-    return card(DIGITS if checkpoint == BUNDLED else checkpoint)
+    return card(FOLDERS.get(checkpoint, checkpoint))
 
 
 def units_of(checkpoint: str) -> Units | None:

@@ -134,7 +134,9 @@ def parse_sampler(text: str) -> tuple[str, Sampler]:
         raise ValueError(
             f"a sampler is written SOLVER@GRID, such as DDIM(eta=0.5)@Karras(20); got {text!r}"
         )
-    sampler = Sampler(parse(solver, "solver"), parse(grid, "grid"))
+    # the samplers of flow maps are a family of their own, since they need a map
+    family = "jump" if solver.partition("(")[0].strip() in classes("jump") else "solver"
+    sampler = Sampler(parse(solver, family), parse(grid, "grid"))
     if not label:
         label = f"{solver.strip()}@{grid.partition('(')[0].strip()}"
     return label, sampler

@@ -49,7 +49,8 @@ def compare(
 
     Args:
         sampler: one or more [NAME=]SOLVER@GRID; the grid's count is set for each budget.
-        checkpoint: one or more folders, "digits", or another library's, as in `scoregen sample`.
+        checkpoint: one or more folders, "digits", "digits-map", or another library's, as in
+            `scoregen sample`.
         source: reference data, as in `scoregen train`.
         steps: budgets of network evaluations per sample.
         metric: such as "SlicedWasserstein(256)", "MMD", "Precision"; for digits also with features,

@@ -4,6 +4,11 @@ Start with `FlowMap(net, sde, parameterization)` and `Jump()`; train with `Traje
 score model, or from scratch with `Lagrangian` or `Shortcut`.
 """
 
+from .bundled import digits_map
+from .consistency import Consistency, ConsistencyDistillation
+from .density import MapLogProb, log_prob
+from .lagrangian import Lagrangian, LagrangianSteps
+from .mean_flow import MeanFlow
 from .model import (
     AngleSpan,
     ConsistencyModel,
@@ -13,15 +18,9 @@ from .model import (
     flow_map,
     jump,
 )
-from .objectives import (
-    Consistency,
-    ConsistencyDistillation,
-    Lagrangian,
-    LagrangianSteps,
-    MeanFlow,
-    Shortcut,
-)
-from .pairs import Pairs
+from .objective import Draw, JumpObjective
+from .pairs import GrowingPairs, Pairs
+from .shortcut import Shortcut
 from .solvers import Jump, Renoise
 from .trajectories import Trajectories, from_score_network, trajectories
 
@@ -30,19 +29,25 @@ __all__ = [
     "Consistency",
     "ConsistencyDistillation",
     "ConsistencyModel",
+    "Draw",
     "FlowMap",
     "FlowMapModel",
     "GaussianFlowMap",
+    "GrowingPairs",
     "Jump",
+    "JumpObjective",
     "Lagrangian",
     "LagrangianSteps",
+    "MapLogProb",
     "MeanFlow",
     "Pairs",
     "Renoise",
     "Shortcut",
     "Trajectories",
+    "digits_map",
     "flow_map",
     "from_score_network",
     "jump",
+    "log_prob",
     "trajectories",
 ]

@@ -77,6 +77,11 @@ class FlowMapModel(ScoreModel):
     True
     """
 
+    @property
+    def inverts(self) -> bool:
+        """Whether jumps towards more noise are known too."""
+        return True
+
     @abstractmethod
     def predict(
         self, x: Tensor, t: Level, *, to: Level | None = None, **condition: Any
@@ -158,10 +163,14 @@ class FlowMap(FlowMapModel):
         out = evaluate(self.net, inner, self.clock(self.sde, t, like), second, x.dtype)
         return self.parameterization.decode(self.sde, t, x, out)
 
+    @property
+    def inverts(self) -> bool:
+        return isinstance(self.span, AngleSpan) and self.span.inverts
+
     def _check_jump(self, t: Level, to: Level | None) -> None:
         if to is None or isinstance(t.t, Tensor) or isinstance(to.t, Tensor) or to.t <= t.t:
             return
-        if not (isinstance(self.span, AngleSpan) and self.span.inverts):
+        if not self.inverts:
             raise ValueError(
                 f"this map was trained from noise to data, and the jump goes from t = {t.t:g} up "
                 f"to s = {to.t:g}; train it both ways, with span=AngleSpan(inverts=True)"
@@ -230,6 +239,15 @@ def flow_map(model: ScoreModel) -> FlowMapModel:
             "(scoregen.flowmaps.FlowMap), or a solver such as DDIM()"
         )
     return inner
+
+
+def check_direction(model: ScoreModel, upwards: bool) -> None:
+    """Refuse to train a map on jumps that it is later refused."""
+    if upwards and not flow_map(model).inverts:
+        raise ValueError(
+            "the pairs hold jumps towards noise, which this map does not know: build it with "
+            "span=AngleSpan(inverts=True), or train it with inverts=0"
+        )
 
 
 def jump(model: ScoreModel, x: Tensor, t: Level, s: Level, **condition: Any) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from .._checks import check_count, check_number, check_state
+from .._checks import check_count, check_counts, check_number, check_state
 from ..data import Data
 from ..grids import SinhLam, Times
 from ..models import ScoreModel, ScoreNetwork, check_model
@@ -19,19 +19,21 @@ from ..noise import SampleNoise
 from ..sampling import Sampler, Solver
 from ..solvers import AngularAB, EulerStart
 from .angles import angle
-from .model import AngleSpan, FlowMap, flow_map
-from .objectives import huber, mapped
+from .jumps import mapped
+from .model import AngleSpan, FlowMap, check_direction, flow_map
+from .objective import distance
 
 __all__ = ["Trajectories", "from_score_network", "trajectories"]
 
 
-def from_score_network(model: ScoreNetwork) -> FlowMap:
+def from_score_network(model: ScoreNetwork, *, inverts: bool = False) -> FlowMap:
     """A flow map with the weights of a score network: at the start its jumps are DDIM's.
 
     The network is built again with a second clock, whose last layer is zero, and without dropout.
 
     Args:
         model: a `ScoreNetwork` whose network is an `MLP` or a `UNet`.
+        inverts: whether jumps towards more noise will be trained too.
 
     Raises:
         TypeError: for another network; give it a second clock yourself.
@@ -65,7 +67,9 @@ def from_score_network(model: ScoreNetwork) -> FlowMap:
     if unexpected or any(".span." not in key for key in missing):
         raise TypeError(f"the weights do not fit: missing {missing}, unexpected {unexpected}")
     place, _ = model.placement()
-    return FlowMap(twin, model.sde, model.parameterization, model.clock, AngleSpan()).to(place)
+    return FlowMap(twin, model.sde, model.parameterization, model.clock, AngleSpan(inverts)).to(
+        place
+    )
 
 
 @torch.no_grad()
@@ -165,7 +169,9 @@ class Trajectories:
         event: shape of one sample.
         top: share of jumps that start at the first point.
         zero: share of jumps that end at the last.
-        c: constant of the pseudo-Huber distance.
+        c: constant of the pseudo-Huber distance; inf for the squared error.
+        inverts: share of jumps that are turned round, towards noise, for a map with
+            `AngleSpan(inverts=True)`; those that would start at the data start a knot before.
 
     >>> from scoregen import Gaussian, VPSDE
     >>> from scoregen.flowmaps import GaussianFlowMap
@@ -180,12 +186,13 @@ class Trajectories:
     top: float = 0.25
     zero: float = 0.5
     c: float = 0.1
+    inverts: float = 0.0
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "event", tuple(self.event))
-        check_number("top", self.top, 0.0, 1.0)
-        check_number("zero", self.zero, 0.0, 1.0)
-        check_number("c", self.c, 0.0, open_low=True)
+        object.__setattr__(self, "event", check_counts("event", self.event))
+        for name in ("top", "zero", "inverts"):
+            check_number(name, getattr(self, name), 0.0, 1.0)
+        check_number("c", self.c, 0.0, math.inf, open_low=True)
 
     def __call__(
         self, model: ScoreModel, x0: Tensor, *, generator: torch.Generator, **condition: Any
@@ -200,6 +207,7 @@ class Trajectories:
         """
         check_state(x0, "x0")
         flow_map(model)
+        check_direction(model, self.inverts > 0)
         size = math.prod(self.event)
         if x0.dim() != 3 or x0.shape[2] != 1 + size:
             raise ValueError(
@@ -213,9 +221,15 @@ class Trajectories:
         j = i + 1 + (u[2] * (last - i)).long()
         j = torch.where(u[3] < self.zero, torch.full_like(j, last), j.clamp(max=last))
         rows = torch.arange(count, device=x0.device)
+        if self.inverts:
+            # the rows are independent draws, so the first ones are as good as any
+            turned = rows < round(self.inverts * count)
+            # no network is evaluated at theta = 0; a pair of two last knots becomes an earlier one
+            up = j.clamp(max=last - 1)
+            i, j = torch.where(turned, up, i), torch.where(turned, i.clamp(max=last - 2), j)
         start, stop = x0[rows, i], x0[rows, j]
         w = start[:, 1:].reshape(count, *self.event)
         target = stop[:, 1:].reshape(count, *self.event)
         first, after = start[:, 0], stop[:, 0]
         error = mapped(model, w, first, after, **condition) - target
-        return huber(error, self.c) / torch.sin(first - after).clamp(min=0.02)
+        return distance(error, self.c) / torch.sin(first - after).abs().clamp(min=0.02)

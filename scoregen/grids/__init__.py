@@ -1,9 +1,10 @@
 """Grids: the times that a sampler visits.
 
 Start with `UniformLam` or `Karras`; `Knots` and `Strided` are for chains, `Constant`
-and `Staircase` for MCMC, `Shifted` for large flow models.
+and `Staircase` for MCMC, `Shifted` for large flow models, `UniformAngle` for flow maps.
 """
 
+from .angle import UniformAngle
 from .knots import Knots, Strided
 from .lists import Constant, Reversed, Staircase, Times
 from .named import BetaQuantiles, Interpolated, PolyExponential, Polynomial, RestartGrid
@@ -28,6 +29,7 @@ __all__ = [
     "Staircase",
     "Strided",
     "Times",
+    "UniformAngle",
     "UniformLam",
     "UniformTime",
 ]

@@ -123,7 +123,7 @@ def log_prob(
         start = torch.cat([x.reshape(len(x), d), logs], 1)
         end = _solve(model.sde, field, start, low, high, rtol, atol, norm, max_steps)
         last = end[:, :d].reshape(x.shape)
-        at_end = _normal(last, model.sde.prior_std(high)) if prior is None else prior(last)
+        at_end = log_normal(last, model.sde.prior_std(high)) if prior is None else prior(last)
         values = at_end + end[:, d:].mT
     stderr = values.new_zeros(len(x))
     if isinstance(trace, Hutchinson):
@@ -276,7 +276,8 @@ def _solve(
         ) from error
 
 
-def _normal(x: Tensor, std: float) -> Tensor:
+def log_normal(x: Tensor, std: float) -> Tensor:
+    """log N(x; 0, std^2) of each sample, shape (batch,)."""
     rows = flat(x)
     d = rows.shape[1]
     return -0.5 * (rows / std).square().sum(1) - d * (math.log(std) + 0.5 * math.log(2 * math.pi))

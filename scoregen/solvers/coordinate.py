@@ -16,6 +16,7 @@ import math
 from abc import ABC, abstractmethod
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ..models import Prediction
@@ -81,7 +82,7 @@ class _Time(Coordinate):
 
 class _Angle(Coordinate):
     def place(self, t: Level) -> float:
-        return angle(t)
+        return float(angle(t))
 
     def level(self, sde: SDE, u: float) -> Level:
         return sde.level_at(-math.log(math.tan(u)))
@@ -111,8 +112,14 @@ def coordinate(sde: SDE) -> Coordinate:
     return ANGLE if isinstance(sde, DiscreteSDE) else TIME
 
 
-def angle(t: Level) -> float:
-    """atan(sigma / alpha) of a level of floats."""
+def angle(t: Level) -> Any:
+    """atan(sigma / alpha) in [0, pi / 2], a float or a tensor like the level's.
+
+    >>> angle(Level(0.5, 0.6, 0.8, -0.29)) == math.atan2(0.8, 0.6)
+    True
+    """
+    if isinstance(t.sigma, Tensor):
+        return torch.atan2(t.sigma, t.alpha)
     return math.atan2(t.sigma, t.alpha)
 
 

@@ -1,0 +1,116 @@
+"""What the objectives of flow maps share: the draw they are evaluated at, and the diagonal."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .._checks import check_state
+from .._rows import against, row_sum
+from ..models import ScoreModel
+from ..objectives import DenoisingScoreMatching, UniformLaw
+from ..objectives.denoising import Objective
+from .angles import noised
+from .model import check_direction, flow_map
+from .pairs import PairLaw, Pairs
+
+__all__ = ["Draw", "JumpObjective", "distance"]
+
+
+@dataclass(frozen=True)
+class Draw:
+    """Everything random in an objective: with it given, the loss is a pure function of the model.
+
+    Args:
+        x0: clean data, shape (batch, *event).
+        eps: noise shaped like x0.
+        first: theta_t, shape (batch,), float64.
+        last: theta_s, likewise.
+        condition: passed on to the model.
+
+    >>> one = torch.ones(1, dtype=torch.float64)
+    >>> Draw(torch.ones(1, 2), torch.zeros(1, 2), 0 * one, 0 * one).w
+    tensor([[1., 1.]])
+    """
+
+    x0: Tensor
+    eps: Tensor
+    first: Tensor
+    last: Tensor
+    condition: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def w(self) -> Tensor:
+        """The state at theta_t: cos(theta_t) x0 + sin(theta_t) eps."""
+        return noised(self.x0, self.eps, self.first)
+
+    @property
+    def v(self) -> Tensor:
+        """The velocity of the sample's own line there: cos(theta_t) eps - sin(theta_t) x0."""
+        wide = against(self.first.to(self.x0), self.x0)
+        return torch.cos(wide) * self.eps - torch.sin(wide) * self.x0
+
+
+def distance(error: Tensor, c: float) -> Tensor:
+    """The pseudo-Huber distance sqrt(|error|^2 + c^2 d) - c sqrt(d), shape (batch,).
+
+    Half the square over c sqrt(d) near 0; with c = inf the square itself (Charbonnier 1997; Song
+    and Dhariwal 2023, 2310.14189).
+
+    >>> distance(torch.full((1, 2), 3.0), math.inf)
+    tensor([18.])
+    """
+    square = row_sum(error.square())
+    if math.isinf(c):
+        return square
+    wide = c * math.sqrt(max(1, math.prod(error.shape[1:])))
+    return (square + wide**2).sqrt() - wide
+
+
+@dataclass(frozen=True)
+class JumpObjective(ABC):
+    """The loss of jumps between random pairs of angles, plus the denoising loss on the diagonal.
+
+    Args:
+        pairs: the law of the pairs, such as `Pairs()`.
+        diagonal: the denoising loss that is added; None for none.
+
+    >>> from scoregen.flowmaps import Shortcut
+    >>> isinstance(Shortcut(), JumpObjective)
+    True
+    """
+
+    pairs: PairLaw = field(default_factory=Pairs)
+    diagonal: Objective | None = field(default_factory=lambda: DenoisingScoreMatching(UniformLaw()))
+
+    def __call__(
+        self, model: ScoreModel, x0: Tensor, *, generator: torch.Generator, **condition: Any
+    ) -> Tensor:
+        """One loss per sample, shape (batch,).
+
+        Args:
+            model: a flow map.
+            x0: clean data, shape (batch, *event).
+            generator: source of the angles and of the noise.
+            **condition: passed on to the model.
+        """
+        check_state(x0, "x0")
+        flow_map(model)
+        first, last = self.pairs(model.sde, len(x0), generator)
+        check_direction(model, bool((last > first).any()))
+        eps = torch.randn(
+            x0.shape, generator=generator, dtype=x0.dtype, device=generator.device
+        ).to(x0.device)
+        loss = self.at(model, Draw(x0, eps, first, last, condition))
+        if self.diagonal is not None:
+            loss = loss + self.diagonal(model, x0, generator=generator, **condition)
+        return loss
+
+    @abstractmethod
+    def at(self, model: ScoreModel, draw: Draw) -> Tensor:
+        """The loss of the jumps of one draw, shape (batch,), without the diagonal."""

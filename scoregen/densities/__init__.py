@@ -3,7 +3,6 @@
 Start with `Gaussian`, `GaussianMixture` and `gaussian_w2`.
 """
 
-from .algebra import exact_product, exact_sum
 from .base import Analytic
 from .divergences import (
     energy_distance_1d,
@@ -24,8 +23,6 @@ __all__ = [
     "Gaussian",
     "GaussianMixture",
     "energy_distance_1d",
-    "exact_product",
-    "exact_sum",
     "gaussian_fisher",
     "gaussian_kl",
     "gaussian_mmd2",

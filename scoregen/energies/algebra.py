@@ -6,7 +6,8 @@ import math
 from typing import Any
 
 from .._checks import check_number
-from ..densities import Analytic, exact_product, exact_sum
+from ..densities import Analytic
+from ..densities.algebra import exact_product, exact_sum
 from ..models import ScoreModel
 from ..models.base import check_model
 from ..models.operators import MEANING

@@ -381,7 +381,7 @@ def test_twisted_particles_move_at_the_rate_of_the_tilt() -> None:
     def twist(at: Tensor, when: Tensor) -> Tensor:
         alpha, sigma = VP.alpha(when), VP.sigma(when)
         level = Level(when, alpha, sigma, alpha.log() - sigma.log())
-        x0 = model.predict(at, Level(*(c.reshape(1, 1) for c in level))).x0  # type: ignore[operator]
+        x0 = model.predict(at, Level(*(c.reshape(-1, 1) for c in level))).x0  # type: ignore[operator]
         spread = sigma**2 / (alpha**2 + sigma**2)
         width = spread + 0.49
         return -(0.4 - x0[:, 0]).square() / (2 * width) - width.log() / 2

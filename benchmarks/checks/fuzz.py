@@ -51,6 +51,10 @@ MODEL_LOSSES = (
     sg.DenoisingScoreMatching, sg.objectives.ImplicitScoreMatching,
     sg.objectives.SlicedScoreMatching, sg.objectives.ContrastiveDivergence,
     sg.objectives.NoiseContrastive, sg.objectives.PersistentContrastiveDivergence,
+    sg.objectives.DiffusionRecovery, sg.objectives.NoiseClassification,
+)  # fmt: skip
+NOISY_LOSSES = (
+    sg.DenoisingScoreMatching, sg.objectives.DiffusionRecovery, sg.objectives.NoiseClassification,
 )  # fmt: skip
 RESULTS = (tuple, list, sg.analysis.Amplification, sg.analysis.OutputLaw)
 SECONDS = 8
@@ -131,6 +135,7 @@ OWN: dict[str, dict[str, Callable[[], Any]]] = {
     "guidance.Reconstruction": {"y": lambda: torch.tensor([1.0])},
     "inverse.exact_posterior": {"prior": lambda: EXACT},
     "inverse.DPS": {"y": lambda: torch.tensor([1.0])},
+    "inverse.exact_posterior": {"prior": lambda: EXACT},
     "inverse.LinearMeasurement": {
         "matrix": lambda: torch.eye(2)[:1], "y": lambda: torch.tensor([1.0]), "noise": lambda: 0.5,
     },
@@ -167,6 +172,7 @@ OWN: dict[str, dict[str, Callable[[], Any]]] = {
     },
     "mcmc.run_chains": {"sampler": lambda: MOVES, "model": lambda: WELL},
     "mcmc.systematic": {"log_weights": lambda: normal(3, 8), "u": lambda: torch.full((3,), 0.5)},
+    "mcmc.tilt_rate": {"reward": lambda: lambda x, t: x.sum(1) * t},
     "mcmc.thermodynamic_integration": {"grid": lambda: sg.UniformTime(4, stop=0.5)},
     "mcmc.tilt_rate": {"reward": lambda: lambda x, t: x.sum(1) + 0 * t},
     "mcmc.transition_log_prob": {
@@ -209,6 +215,7 @@ OWN: dict[str, dict[str, Callable[[], Any]]] = {
         "mean": lambda: (0.0, 0.0), "covariance": lambda: ((1.0, 0.0), (0.0, 1.0)),
     },
     "objectives.ContrastiveDivergence": {"sampler": lambda: MOVES},
+    "objectives.DiffusionRecovery": {"grid": lambda: sg.UniformLam(3, stop=0.1)},
     "objectives.NoiseContrastive": {
         "noise": lambda: sg.Gaussian(sg.StaticSDE(), torch.zeros(2), 2.0),
     },
@@ -317,7 +324,7 @@ def use(thing: Any, made: Any) -> Any:
     if isinstance(made, sg.MLP):
         return made(torch.zeros(3, *made.event), torch.zeros(3))
     if isinstance(made, MODEL_LOSSES):
-        model = EXACT if isinstance(made, sg.DenoisingScoreMatching) else WELL
+        model = EXACT if isinstance(made, NOISY_LOSSES) else WELL
         return made(model, normal(4, 2), generator=generator())
     package = thing.__module__.split(".")[1]
     if package == "grids":

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .._checks import check_number, check_numbers
+from .._checks import check_entries, check_number, check_numbers
 from ..models import Prediction, ScoreModel
 from ..processes import SDE, Level, StaticSDE
 from .energy import EnergyModel, EnergyPrediction, energy_of
@@ -119,7 +119,9 @@ class Product(Weighted):
 
     def __init__(self, *models: ScoreModel, weights: Sequence[Exponent] | None = None):
         super().__init__(models)
-        given = [1.0] * len(models) if weights is None else list(weights)
+        given: list[Any] = [1.0] * len(models)
+        if weights is not None:
+            given = list(check_entries("weights", weights, "numbers or functions of the level"))
         if len(given) != len(models):
             raise ValueError(f"need one weight per model ({len(models)}), got {len(given)}")
         numbers = check_numbers("weights", [w for w in given if not callable(w)])

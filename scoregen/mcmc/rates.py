@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._checks import check_batch, check_callable, check_flag, check_number
+from .._checks import check_callable, check_data, check_flag, check_number
 from ..energies import Negated, Product, Tempered
 from ..guidance import AutoGuidance, ClassifierFree
 from ..models import Given, ScoreModel
@@ -90,7 +90,7 @@ def _divergence(field: Tensor, x: Tensor) -> Tensor:
         (row,) = torch.autograd.grad(
             flat[:, i].sum(), x, retain_graph=True, allow_unused=True, materialize_grads=True
         )
-        found = found + row.reshape(len(x), -1)[:, i]
+        found = found + row.reshape(flat.shape)[:, i]
     return found
 
 
@@ -129,7 +129,8 @@ def weight_rate(
     check_model(model)
     t = check_number("t", t)
     z = check_number("noise", noise, 0.0, open_high=True)
-    parts, level = factors(model), model.level(t, check_batch(x, "x"))
+    check_data(x)
+    parts, level = factors(model), model.level(t, x)
     sde, time = model.sde, torch.tensor(t, dtype=torch.float64)
     f, g2, d = float(sde.f(time)), float(sde.g2(time)), x.shape[1:].numel()
     if drift is None:
@@ -168,7 +169,7 @@ def tilt_rate(
 
     Args:
         model: a score model.
-        reward: r, (x, t) -> (batch,), differentiable in both; t is a scalar tensor.
+        reward: r, (x, t) -> (batch,), differentiable in both; t has one time per sample, (batch,).
         x: shape (batch, *event).
         t: time.
         guided: whether particles follow the gradient of the reward.
@@ -182,23 +183,22 @@ def tilt_rate(
     check_callable("reward", reward, "(x, t) -> (batch,), differentiable in both")
     check_flag("guided", guided)
     t = check_number("t", t)
-    level = model.level(t, check_batch(x, "x"))
+    check_data(x)
+    level = model.level(t, x)
     sde, time = model.sde, torch.tensor(t, dtype=torch.float64)
     f, g2 = float(sde.f(time)), float(sde.g2(time))
     with torch.enable_grad():
-        leaf, later = x.detach().clone().requires_grad_(), time.clone().requires_grad_()
+        leaf = x.detach().clone().requires_grad_()
+        later = time.expand(len(x)).clone().requires_grad_()
         r = reward(leaf, later)
         if not isinstance(r, Tensor) or r.shape != x.shape[:1]:
             got = tuple(r.shape) if isinstance(r, Tensor) else type(r).__name__
             raise ValueError(f"reward must return shape ({len(x)},), one per sample, got {got}")
         (slope,) = torch.autograd.grad(r.sum(), leaf, create_graph=True, materialize_grads=True)
         laplacian = _divergence(slope, leaf)
-        rows = [
-            torch.autograd.grad(one, later, retain_graph=True, allow_unused=True)[0] for one in r
-        ]
-    by_time = torch.stack([x.new_zeros(()) if row is None else row.to(x) for row in rows])
+        (by_time,) = torch.autograd.grad(r.sum(), later, allow_unused=True, materialize_grads=True)
     slope, s = slope.detach(), model(x, level).score
-    rate = -by_time - f * _dot(x, slope)
+    rate = -by_time.to(x) - f * _dot(x, slope)
     if not guided:
         return rate - g2 / 2 * (laplacian + _dot(slope, slope))
     summed = s + slope

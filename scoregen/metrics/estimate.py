@@ -14,6 +14,7 @@ from .._checks import (
     check_choice,
     check_count,
     check_entries,
+    check_kind,
     check_numbers,
     check_tensor,
 )
@@ -134,6 +135,7 @@ class FunctionMetric:
 
     def __post_init__(self) -> None:
         check_callable("function", self.function, "(samples, reference) -> Estimate or number")
+        check_kind("name", self.name, str, '"width", or "" for that of the function')
         declared(self)
         if not self.name:
             object.__setattr__(self, "name", _name_of(self.function))

@@ -687,7 +687,7 @@ def test_neighbour_errors_are_of_the_size_of_the_spread(metric):
     def draw(seed):
         return 0.8 * normal(2 * seed, 150, 2) + 0.4, normal(2 * seed + 1, 150, 2)
 
-    assert 0.6 < calibration(metric, draw, repeats=60) < 1.9
+    assert 0.6 < calibration(metric, draw, repeats=200) < 1.9
 
 
 def test_neighbour_metrics_say_what_they_need():

@@ -169,7 +169,8 @@ def declared(metric: Metric) -> tuple[Direction, bool]:
 def _name_of(metric: object) -> str:
     """The name it gives itself, or that of its function or class."""
     for name in ("name", "__name__"):
-        if stated := str(getattr(metric, name, "")):
+        stated = getattr(metric, name, None)
+        if isinstance(stated, str) and stated:
             return stated
     return type(metric).__name__
 

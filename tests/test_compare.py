@@ -370,6 +370,18 @@ def test_images_with_eight_channels_are_pictured(tmp_path) -> None:
     assert (tmp_path / "samples.png").exists()
 
 
+def test_a_failed_picture_loses_no_table(tmp_path, monkeypatch) -> None:
+    def fails(*arguments: Any, **named: Any) -> None:
+        raise RuntimeError("no such font")
+
+    monkeypatch.setattr("scoregen.comparison.study.plot_quality", fails)
+    with pytest.warns(UserWarning, match=r"quality\.png could not be drawn .*no such font"):
+        result = small(out=tmp_path)
+    assert len(result.rows) == 2
+    assert (tmp_path / "table.md").exists()
+    assert (tmp_path / "samples.png").exists()
+
+
 def test_values_that_are_not_finite_survive_json() -> None:
     (row, *_) = small().rows
     from dataclasses import replace

@@ -24,7 +24,7 @@ LAYERS = (
     "_families",
     "_files",
     "_rows",
-    "_identity",
+    "_identity/",
     "_ode",
     "processes/",
     "noise/",

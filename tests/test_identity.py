@@ -18,8 +18,15 @@ import torch
 from torch import Tensor, nn
 
 import scoregen as sg
-from scoregen import _identity
-from scoregen._identity import IdentityError, identity, library, modules_within, recipe, structure
+from scoregen._identity import (
+    IdentityError,
+    identity,
+    installed,
+    library,
+    modules_within,
+    recipe,
+    structure,
+)
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -240,13 +247,13 @@ def test_a_recipe_is_what_training_leaves_alone() -> None:
 
 def test_a_recipe_survives_an_update_of_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
     before = recipe(sg.Sampler(sg.DDIM(), sg.UniformTime(3)))
-    monkeypatch.setattr(_identity, "library", lambda: "9.9.9")
-    _identity._version.cache_clear()
+    monkeypatch.setattr(installed, "library", lambda: "9.9.9")
+    installed.version.cache_clear()
     try:
         assert recipe(sg.Sampler(sg.DDIM(), sg.UniformTime(3))) == before
     finally:
         monkeypatch.undo()
-        _identity._version.cache_clear()
+        installed.version.cache_clear()
 
 
 def test_modules_are_found_wherever_they_are_held() -> None:
@@ -343,11 +350,11 @@ def test_another_process_finds_the_same() -> None:
 def test_the_library_counts_with_version_and_sources(monkeypatch: pytest.MonkeyPatch) -> None:
     assert library() == library()
     before = identity(sg.DDIM())
-    monkeypatch.setattr(_identity, "library", lambda: "9.9.9")
-    _identity._version.cache_clear()
+    monkeypatch.setattr(installed, "library", lambda: "9.9.9")
+    installed.version.cache_clear()
     try:
         assert identity(sg.DDIM()) != before
     finally:
         monkeypatch.undo()
-        _identity._version.cache_clear()
+        installed.version.cache_clear()
     assert identity(sg.DDIM()) == before

@@ -233,6 +233,34 @@ def test_figures_for_papers(tmp_path: Path, ending: str) -> None:
         plot_quality(study, tmp_path / "a.svg", names=["nobody"])
 
 
+def test_a_heading_stays_within_the_figure(tmp_path: Path) -> None:
+    words = "one sampler is as close as real data with few evaluations, another with many more"
+    path = tmp_path / "a.svg"
+    plot_quality(made(), path, names=["ancestral"], width=3.3, heading=words)
+    lines = re.findall(r">([^<>]+)</(?:text|tspan)>", path.read_text())
+    found = [line for line in lines if line.strip() and line in words]
+    assert " ".join(found) == words
+    assert max(map(len, found)) < 45
+
+
+def test_ties_are_shaded() -> None:
+    from matplotlib.colors import to_hex
+
+    from scoregen.comparison.figures import _SHADE, quality_figure
+
+    study = made()
+    for panel, metric in zip(quality_figure(study).axes, study.metrics, strict=True):
+        tied = [b for b in (4, 8, 16) if len(study.ties(study.at(b, metric))) > 1]
+        bands = [p for p in panel.patches if to_hex(p.get_facecolor()) == _SHADE]
+        assert len(bands) == len(tied)
+        for band, budget in zip(bands, tied, strict=True):
+            low, high = band.get_y(), band.get_y() + band.get_height()
+            for s in study.ties(study.at(budget, metric)):
+                assert band.get_x() < s.nfe < band.get_x() + band.get_width()
+                assert low <= s.low
+                assert s.high <= high + 1e-12
+
+
 def test_names_at_the_ends_do_not_cover_one_another() -> None:
     from matplotlib.text import Text
 

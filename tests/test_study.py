@@ -21,8 +21,8 @@ import torch
 from torch import Tensor, nn
 
 import scoregen as sg
-from scoregen import _identity
-from scoregen.comparison import Comparison, cells
+from scoregen._identity import installed
+from scoregen.comparison import Comparison, cells, files
 from scoregen.comparison.statistics import pooled
 from scoregen.metrics import Estimate, Frechet, SlicedWasserstein
 
@@ -229,15 +229,15 @@ def test_another_version_is_computed_again(
 ) -> None:
     study(tmp_path)
     counted(ran)
-    for module in ("scoregen.comparison.run", "scoregen._identity"):
+    for module in ("scoregen.comparison.run", "scoregen._identity.installed"):
         monkeypatch.setattr(sys.modules[module], "library", lambda: "99.0")
-    _identity._version.cache_clear()
+    installed.version.cache_clear()
     try:
         study(tmp_path)
         assert counted(ran) == (2, 2)
     finally:
         monkeypatch.undo()
-        _identity._version.cache_clear()
+        installed.version.cache_clear()
 
 
 class Stream:
@@ -475,6 +475,47 @@ def test_the_interval_of_a_difference_holds_the_truth() -> None:
     assert held >= 174
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("shift", [0, 300])
+def test_equal_samplers_with_different_names_tie(shift: int) -> None:
+    """On equal noise always; on other noise in 95 % of 200 repeats. False alarm below 1e-6."""
+    once = sg.Sampler(sg.DDIM(), sg.UniformLam(6))
+    twice = paired_study(range(600), once, once, steps=[6])
+    values = {r.seed: r for r in twice.rows if r.sampler == "b"}
+    tied = 0
+    for k in range(200):
+        rows = [r for r in twice.rows if r.sampler == "a" and 3 * k <= r.seed < 3 * k + 3]
+        rows += [replace(values[(r.seed + shift) % 600], seed=r.seed) for r in rows]
+        (found,) = replace(twice, rows=rows).versus("a", 6)
+        tied += found.verdict == "tie"
+    assert tied == 200 if shift == 0 else tied >= 174
+
+
+@pytest.mark.slow
+def test_digits_are_told_apart_by_pairs_alone() -> None:
+    """20 seeds at 10 evaluations: single intervals overlap, the paired one is clear of zero."""
+    result = sg.compare(
+        sg.digits_model(),
+        {
+            "lam": sg.Sampler(sg.DPMSolverPP(), sg.UniformLam(10)),
+            "karras": sg.Sampler(sg.DPMSolverPP(), sg.Karras(10)),
+        },
+        steps=[10],
+        metrics=[SlicedWasserstein(64)],
+        reference=sg.digits("train"),
+        samples=60,
+        seeds=range(20),
+        condition={"label": torch.arange(60) % 10},
+        progress=False,
+    )
+    one, other = result.summaries
+    assert one.low < other.high
+    assert other.low < one.high
+    (found,) = result.versus("lam", 10)
+    assert found.verdict == "worse"
+    assert found.stderr < 0.5 * math.hypot(one.stderr, other.stderr)
+
+
 def test_identical_samplers_tie() -> None:
     twin = sg.Sampler(sg.Ancestral(), sg.UniformTime(4))
     result = paired_study(range(2), twin, twin, steps=[4])
@@ -674,11 +715,11 @@ def test_two_processes_in_one_folder_do_no_harm(tmp_path: Path) -> None:
     """What another writer has added to a record meanwhile is kept."""
     made = study(tmp_path)
     cell = made.rows[0].cell
-    before = cells.read_cell(tmp_path, cell)
+    before = files.read_cell(tmp_path, cell)
     assert before is not None
     other = {**before, "measures": {"another": {"metric": "x", "value": 1.0, "stderr": 0.1}}}
-    cells.write_cell(tmp_path, other)
-    after = cells.read_cell(tmp_path, cell)
+    files.write_cell(tmp_path, other)
+    after = files.read_cell(tmp_path, cell)
     assert after is not None
     assert set(after["measures"]) == {*before["measures"], "another"}
-    assert json.loads(cells.cell_path(tmp_path, cell).read_text())["sha256"]
+    assert json.loads(files.cell_path(tmp_path, cell).read_text())["sha256"]

@@ -193,6 +193,9 @@ OWN: dict[str, dict[str, Callable[[], Any]]] = {
     "analysis.mode_errors": {
         "model": lambda: sg.GaussianMixture(VP, torch.ones(2), torch.eye(2), torch.ones(2)),
     },
+    "metrics.FunctionMetric": {
+        "function": lambda: lambda x, y: 0.0, "direction": lambda: "lower", "biased": lambda: False,
+    },
     "metrics.C2ST": {"features": lambda: None},
     "metrics.ClassAccuracy": {"labels": lambda: 0, "classifier": lambda: lambda x: x},
     "metrics.Diversity": {"features": lambda: lambda x: x},

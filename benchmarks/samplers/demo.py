@@ -37,6 +37,22 @@ NAMED = (
 )
 
 
+def story(study: sg.comparison.Comparison, metric: str) -> str:
+    """Which of the named samplers comes as close as real digits first, and which last."""
+    floor = study.manifest["floor"][metric]["value"]
+    reached: dict[str, int] = {}
+    for s in sorted(study.summaries, key=lambda s: s.budget or 0):
+        if s.name in NAMED and s.metric == metric and s.budget and s.low <= floor:
+            reached.setdefault(s.name, s.budget)
+    if len(reached) < 2:
+        return "Nothing comes as close as real digits"
+    first, last = min(reached, key=reached.__getitem__), max(reached, key=reached.__getitem__)
+    return (
+        f"{first} is as close as real digits with {reached[first]} evaluations, "
+        f"{last} with {reached[last]}"
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--seeds", type=int, default=3)
@@ -67,7 +83,13 @@ def main() -> None:
     report = study.report(options.out / "report.html", heading="Samplers on 8 x 8 digits")
     if options.figure:
         sg.comparison.plot_quality(
-            study, options.figure, metrics=study.metrics[:1], names=NAMED, width=7.0, size=10.5
+            study,
+            options.figure,
+            metrics=study.metrics[:1],
+            names=NAMED,
+            width=7.0,
+            size=10.5,
+            heading=story(study, study.metrics[0]),
         )
     print(f"Done in {time.perf_counter() - began:.0f} s. Look at {report}")
     print(f"Tables, pictures and every number stand beside it, in {options.out}.")

@@ -45,7 +45,7 @@ def device_of(device: str | None) -> torch.device:
 
 
 def drawable(*needed: str) -> bool:
-    """Whether pictures can be made here; what is missing is printed before any work."""
+    """Whether pictures can be made here; what will be missing is named before any work."""
     missing = [name for name in needed if importlib.util.find_spec(name) is None]
     if missing:
         print(

@@ -15,7 +15,8 @@ from typing import Any, Protocol, TypeAlias
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from .cells import Task, read_samples, run_part, run_task, stored
+from .cells import Task, run_part, run_task, stored
+from .files import read_samples
 from .parts import Part, ranges
 from .plan import Cell, Cost
 from .study import Comparison

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -97,7 +98,9 @@ def plot_quality(
     """
     made = quality_figure(study, metrics=metrics, names=names, x=x, width=width, size=size)
     if heading:
-        made.suptitle(heading, fontsize=size + 1, color=_INK, x=0.01, ha="left", weight="bold")
+        letters = made.get_size_inches()[0] * 72 / (0.62 * (size + 1))  # of a bold line
+        lines = "\n".join(textwrap.wrap(heading, int(letters), break_on_hyphens=False))
+        made.suptitle(lines, fontsize=size + 1, color=_INK, x=0.01, ha="left", weight="bold")
     return written(made, Path(path))
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import math
 import statistics
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,9 +18,10 @@ from torch import Tensor
 from .._checks import check_choice
 from .._identity import identity, library
 from ..metrics import Metric, title
-from .cells import add_measure, bound, read_cell, read_samples, unpacked, write_cell
+from .cells import add_measure, bound
 from .exports import dataset, frame
 from .figures import plot_quality, plot_samples
+from .files import read_cell, read_samples, unpacked, write_cell
 from .page import write_page
 from .statistics import Interval, Summary, Verdict, error_of, pooled, verdict
 from .table import Row, as_row, write_csv, write_json, write_text
@@ -325,16 +327,28 @@ class Comparison:
     def save(self, out: str | Path, *, pictures: bool = True) -> dict[str, Path]:
         """Write results.csv, results.json and table.md, then quality.png and samples.png.
 
+        A picture that cannot be drawn is a warning: the tables are written and stay.
+
         Returns:
             What was written, by name.
         """
         object.__setattr__(self, "folder", Path(out))
         paths = self.write_tables(out)
-        if pictures and any(s.seeds for s in self.summaries):
-            paths["quality.png"] = plot_quality(self, Path(out) / "quality.png")
-            if self.shown:
-                paths["samples.png"] = plot_samples(
-                    self.pictured(), Path(out) / "samples.png", data_range=self.data_range
+        if not pictures or not any(s.seeds for s in self.summaries):
+            return paths
+        drawn: dict[str, Callable[[Path], Path]] = {"quality.png": partial(plot_quality, self)}
+        if self.shown:
+            drawn["samples.png"] = partial(
+                plot_samples, self.pictured(), data_range=self.data_range
+            )
+        for name, draw in drawn.items():
+            try:
+                paths[name] = draw(Path(out) / name)
+            except (ValueError, TypeError, RuntimeError, ArithmeticError, OSError) as error:
+                warnings.warn(
+                    f"{name} could not be drawn ({type(error).__name__}: {error}); the tables are "
+                    f"in {out}",
+                    stacklevel=2,
                 )
         return paths
 
@@ -376,15 +390,8 @@ def load(folder: str | Path) -> Comparison:
         manifest = body["manifest"]
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is damaged or not of this version: {error}") from error
-    records, shown = {}, {}
-    for row in rows:
-        if row.cell not in records:
-            record = read_cell(folder, row.cell)
-            if record is not None:
-                records[row.cell] = record
-        place = (row.model, row.sampler, row.budget, row.seed)
-        if place not in shown:
-            samples = read_samples(folder, row.cell)
-            if samples is not None:
-                shown[place] = samples
+    cells = dict.fromkeys(row.cell for row in rows)
+    records = {c: record for c in cells if (record := read_cell(folder, c)) is not None}
+    kept = {c: samples for c in cells if (samples := read_samples(folder, c)) is not None}
+    shown = {(r.model, r.sampler, r.budget, r.seed): kept[r.cell] for r in rows if r.cell in kept}
     return Comparison(rows, manifest, shown, records, folder)

@@ -135,6 +135,7 @@ class FunctionMetric:
 
     def __post_init__(self) -> None:
         check_callable("function", self.function, "(samples, reference) -> Estimate or number")
+        check_kind("name", self.name, str, '"width", or "" for that of the function')
         declared(self)
         check_kind("name", self.name, str, '"width"')
         if not self.name:
@@ -169,7 +170,8 @@ def declared(metric: Metric) -> tuple[Direction, bool]:
 def _name_of(metric: object) -> str:
     """The name it gives itself, or that of its function or class."""
     for name in ("name", "__name__"):
-        if stated := str(getattr(metric, name, "")):
+        stated = getattr(metric, name, None)
+        if isinstance(stated, str) and stated:
             return stated
     return type(metric).__name__
 

@@ -28,7 +28,9 @@ class _Neighbours(TwoSample):
     """Share of points inside the balls that reach to each point's k-th neighbour.
 
     Standard errors come from a jackknife over ten random groups of the samples and ten of the
-    reference. Memory is O((n + m)^2).
+    reference, which overrates what leaving reference points out does to the radii: up to twice too
+    large. Intervals of a comparison are given the reference and come from the samples' influence.
+    Memory is O((n + m)^2).
     """
 
     features: Callable[[Tensor], Tensor] | None = None

@@ -1,26 +1,15 @@
-"""What a thing computes, as a number: tensors, settings, code and closures, never an address.
-
-Two things with one `identity` give the same results, so a stored result may be served for both. The
-converse does not hold: a comment moved or a counter increased may change an identity, and then a
-result is computed again, which costs time and nothing else. A `recipe` leaves out what a training
-changes, the weights, so that a training that goes on finds its own.
-"""
+"""Everything that decides a result, read from the leaves up: values, settings, code, closures."""
 
 from __future__ import annotations
 
 import dis
 import functools
 import hashlib
-import importlib.metadata
 import inspect
 import logging
-import os
 import struct
-import sys
-import sysconfig
 import types
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import is_dataclass
 from enum import Enum
 from pathlib import Path, PurePath
 from typing import Any
@@ -29,17 +18,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ._version import __version__
+from .installed import HEAP, installed, module_of, named, version
 
-__all__ = ["IdentityError", "identity", "library", "modules_within", "recipe", "structure"]
+__all__ = ["IdentityError", "identity"]
 
-_LIBRARIES = tuple(
-    str(Path(sysconfig.get_path(name)).resolve())
-    for name in ("stdlib", "platstdlib", "purelib", "platlib")
-)
-_OWN = Path(__file__).resolve().parent
-_HEAP = 1 << 9  # Py_TPFLAGS_HEAPTYPE: made by a class statement
-_ATOMS = (bool, int, str, bytes, complex, torch.dtype, torch.device, torch.layout, range, PurePath)
+ATOMS = (bool, int, str, bytes, complex, torch.dtype, torch.device, torch.layout, range, PurePath)
 # what a class holds beside its code: names, documentation and what the machinery leaves there
 _INCIDENTAL = {
     "__module__", "__qualname__", "__doc__", "__dict__", "__weakref__", "__annotations__",
@@ -61,23 +44,8 @@ class IdentityError(TypeError):
     >>> identity(iter([1]))
     Traceback (most recent call last):
         ...
-    scoregen._identity.IdentityError: a list_iterator has no identity ...
+    scoregen._identity.reader.IdentityError: a list_iterator has no identity ...
     """
-
-
-@functools.cache
-def library() -> str:
-    """The version of scoregen, with a digest of its sources: an edited solver is another one.
-
-    >>> library().startswith(__version__)
-    True
-    """
-    total = hashlib.sha256()
-    root = Path(__file__).parent
-    for path in sorted(root.rglob("*.py")):
-        if path.relative_to(root).parts[0] not in ("cli", "comparison"):
-            total.update(path.relative_to(root).as_posix().encode() + path.read_bytes())
-    return f"{__version__}+{total.hexdigest()[:12]}"
 
 
 def identity(thing: Any) -> str:
@@ -101,61 +69,10 @@ def identity(thing: Any) -> str:
     >>> identity(lambda x: x + 1) == identity(lambda x: x + 2)
     False
     """
-    return _Reader().digest(thing, type(thing).__name__).hex()
+    return Reader().digest(thing, type(thing).__name__).hex()
 
 
-def recipe(thing: Any, what: str = "the objective") -> str:
-    """Sixteen hexadecimal digits of what a thing is set to compute, in any state of its training.
-
-    As `identity`, but modules count with their `structure` instead of their weights, and libraries
-    by name instead of their version, so that a training goes on after an update.
-
-    Args:
-        thing: an objective; anything that `identity` takes.
-        what: how an error calls it.
-
-    Raises:
-        IdentityError: for what cannot be recognised in another process.
-
-    >>> recipe(nn.Dropout(0.1)) == recipe(nn.Dropout(0.1)) != recipe(nn.Dropout(0.2))
-    True
-    """
-    return _Recipe().digest(thing, what).hex()[:16]
-
-
-def structure(model: nn.Module) -> dict[str, str]:
-    """The settings of every module, by its path: another dropout or width is another structure.
-
-    Settings are the attributes made of numbers, words, functions and containers or dataclasses of
-    these; other attributes are state. Weights and buffers appear by shape and dtype alone.
-
-    >>> structure(nn.Dropout(0.3))
-    {'': 'Dropout(inplace=False, p=0.3)'}
-    """
-    found = {}
-    for path, module in model.named_modules():
-        if path.endswith("_orig_mod"):  # a compiled network stands for the network inside
-            path = path.removesuffix("_orig_mod").removesuffix(".")
-        held = [f"{k}={v}" for k, v in sorted(_settings(module))]
-        held += [
-            f"{k}: {tuple(v.shape)} {v.dtype}"
-            for k, v in (*module._parameters.items(), *module._buffers.items())
-            if v is not None
-        ]
-        found[path.replace("_orig_mod.", "")] = f"{type(module).__qualname__}({', '.join(held)})"
-    return found
-
-
-def modules_within(thing: Any) -> dict[str, nn.Module]:
-    """The outermost modules that a thing reaches in fields, closures, globals, containers, by path.
-
-    >>> list(modules_within([nn.Linear(1, 1), 3]))
-    ['[0]']
-    """
-    return {path: part for path, part in _reached(thing) if isinstance(part, nn.Module)}
-
-
-class _Reader:
+class Reader:
     """Digests, from the leaves up; finished objects are remembered, open ones are cycles."""
 
     remedy = "without `out` nothing is stored, and nothing needs an identity"
@@ -184,7 +101,7 @@ class _Reader:
         kind = type(thing)
         if thing is None or thing is Ellipsis or thing is NotImplemented:
             yield repr(thing).encode()
-        elif kind in _ATOMS or isinstance(thing, PurePath):
+        elif kind in ATOMS or isinstance(thing, PurePath):
             yield f"{kind.__name__} {thing!r}".encode()
         elif kind is float:
             yield b"float" + struct.pack("<d", thing)
@@ -249,7 +166,7 @@ class _Reader:
             base: Any = next(c for c in (int, float, str, bytes) if isinstance(thing, c))
             parts.append(self.digest(base(thing), where))
         state = _attributes(thing)
-        if state is not None and (parts or kind.__flags__ & _HEAP):
+        if state is not None and (parts or kind.__flags__ & HEAP):
             parts.append(b"attributes" + self.pairs(state, where))
         # made in C: what copying it would carry over
         yield from parts or [self.reduced(thing, where)]
@@ -287,7 +204,7 @@ class _Reader:
         yield self.pairs(held, where)
 
     def cls(self, thing: type, where: str) -> Iterator[bytes]:
-        if _installed(thing):
+        if installed(thing):
             yield f"class {self.named(thing)}".encode()
             return
         yield f"class {thing.__qualname__}".encode() + self.all(thing.__bases__, where)
@@ -301,7 +218,7 @@ class _Reader:
         yield self.pairs(own, where)
 
     def function(self, thing: types.FunctionType, where: str) -> Iterator[bytes]:
-        if _installed(thing):
+        if installed(thing):
             yield f"function {self.named(thing)}".encode()
         else:
             yield b"function" + self.code(thing.__code__, where)
@@ -337,14 +254,14 @@ class _Reader:
             for name in loaded & set(thing.__globals__):
                 value = thing.__globals__[name]
                 found[name] = value
-                if isinstance(value, types.ModuleType) and not _installed(value):
+                if isinstance(value, types.ModuleType) and not installed(value):
                     for attribute in set(code.co_names) & set(vars(value)):
                         found[f"{name}.{attribute}"] = vars(value)[attribute]
         return found
 
     def module(self, thing: types.ModuleType, where: str) -> Iterator[bytes]:
         file = getattr(thing, "__file__", None)
-        if _installed(thing):
+        if installed(thing):
             yield f"module {self.named(thing)}".encode()
         elif file is None:
             raise IdentityError(f"the module {thing.__name__} ({where}) has no source to identify")
@@ -353,72 +270,7 @@ class _Reader:
 
     def named(self, thing: Callable[..., Any] | type | types.ModuleType) -> str:
         """The name of something installed, with the version that stands for its code."""
-        return f"{_named(thing)} {_version(_module_of(thing).partition('.')[0])}"
-
-
-class _Recipe(_Reader):
-    """Leaves out what a training changes and what an update does."""
-
-    remedy = (
-        "a training could not recognise it when it is resumed: leave it out, or give fit a name "
-        "for the whole, objective_name=..., to be changed whenever the objective changes"
-    )
-
-    def network(self, thing: nn.Module, where: str) -> Iterator[bytes]:
-        yield f"network {structure(thing)}".encode()
-
-    def module(self, thing: types.ModuleType, where: str) -> Iterator[bytes]:
-        yield f"module {thing.__name__}".encode()  # what is used of it counts by itself
-
-    def named(self, thing: Callable[..., Any] | type | types.ModuleType) -> str:
-        return _named(thing)
-
-
-class _Finder(_Reader):
-    """Visits what a reader reads, down to the first tensor or module, and refuses nothing."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.found: list[tuple[str, Any]] = []
-
-    def parts(self, thing: Any, where: str) -> Iterator[bytes | memoryview]:
-        self.found.append((where, thing))
-        if not isinstance(thing, Tensor | np.ndarray | nn.Module | types.ModuleType):
-            yield from super().parts(thing, where)
-
-    def reduced(self, thing: Any, where: str) -> bytes:
-        return b""
-
-
-def _reached(thing: Any) -> list[tuple[str, Any]]:
-    finder = _Finder()
-    finder.digest(thing, "")
-    return finder.found
-
-
-def _settings(module: nn.Module) -> Iterator[tuple[str, str]]:
-    machinery = {*vars(nn.Module()), "training"}
-    for key, value in vars(module).items():
-        if key in machinery:
-            continue
-        inside = [part for _, part in _reached(value)]
-        if any(isinstance(part, Tensor | np.ndarray | nn.Module) for part in inside):
-            continue
-        plain = (*_ATOMS, float, types.NoneType, types.EllipsisType, PurePath, tuple)
-        if all(isinstance(part, (*plain, list, dict)) for part in inside if part is not dict):
-            yield key, repr(value)
-            continue
-        try:
-            digits = recipe(value)
-        except IdentityError:  # a state
-            continue
-        named = all(isinstance(part, (*plain, type)) or _ours(part) for part in inside)
-        yield key, f"{repr(value) if named else type(value).__qualname__} {digits}"
-
-
-def _ours(thing: object) -> bool:
-    """A configuration object of scoregen, which prints its fields."""
-    return is_dataclass(thing) and type(thing).__module__.startswith("scoregen.")
+        return f"{named(thing)} {version(module_of(thing).partition('.')[0])}"
 
 
 def _tensor(x: Tensor, where: str) -> Iterator[bytes | memoryview]:
@@ -470,53 +322,3 @@ def _bound(thing: Any) -> bool:
     """Whether a built-in is the method of an object that may hold a state."""
     owner = getattr(thing, "__self__", None)
     return owner is not None and not isinstance(owner, types.ModuleType | type)
-
-
-def _module_of(thing: Any) -> str:
-    name = thing.__name__ if isinstance(thing, types.ModuleType) else thing.__module__
-    return str(name or "builtins")
-
-
-def _in_library(file: str | None) -> bool:
-    if file is None:
-        return False
-    path = str(Path(file).resolve())
-    return file.startswith("<frozen") or path.startswith((*_LIBRARIES, f"{_OWN}{os.sep}"))
-
-
-@functools.cache
-def _installed_module(name: str) -> bool:
-    top = name.partition(".")[0]
-    if top in sys.builtin_module_names:
-        return True
-    # a part of a package may have no file of its own, as torch._C._nn
-    files = (getattr(sys.modules.get(part), "__file__", None) for part in (name, top))
-    return _in_library(next((f for f in files if f is not None), None))
-
-
-def _installed(thing: Any) -> bool:
-    """Whether a library's version says all about a function, class or module."""
-    if isinstance(thing, types.FunctionType):  # __module__ is copied by decorators
-        return _in_library(thing.__code__.co_filename)
-    if isinstance(thing, type) and thing.__module__ == "builtins":
-        return not thing.__flags__ & _HEAP
-    return _installed_module(_module_of(thing))
-
-
-@functools.cache
-def _version(top: str) -> str:
-    if top == "scoregen":
-        return library()
-    if top in sys.stdlib_module_names:
-        return f"{sys.version_info.major}.{sys.version_info.minor}"
-    stated = getattr(sys.modules.get(top), "__version__", None)
-    if isinstance(stated, str):
-        return stated
-    for name in importlib.metadata.packages_distributions().get(top, ()):
-        return importlib.metadata.version(name)
-    return "unknown"
-
-
-def _named(thing: Callable[..., Any] | type | types.ModuleType) -> str:
-    name = getattr(thing, "__qualname__", getattr(thing, "__name__", ""))
-    return f"{_module_of(thing)}.{name}"

@@ -250,7 +250,9 @@ def test_inversion_of_clean_data_makes_the_first_move(solver) -> None:
         ((down.run(model, y, noise=noise) - x0).square().mean(0) / variance).sqrt()
         for y in (encoded, skipped)
     ]
-    assert float(error[0][1]) < 0.7 * float(error[1][1])
+    # one factor for each move: the ratio of DDIM's errors is 0.63959 whatever the draws
+    ratio = float(error[0][1] / error[1][1])
+    assert ratio == pytest.approx(0.63959, abs=1e-5) if solver == DDIM() else ratio < 0.25
     if isinstance(solver, DPMSolverPP):
         assert float(error[0][1]) < 0.05
 

@@ -221,3 +221,66 @@ def test_denoising_diffusion_pytorch(
     with torch.no_grad():
         got = sampler.run(model, draws[0], noise=ReplayNoise(draws[1:]))
     assert largest((got + 1) / 2, want) < 1e-6
+
+
+# smalldiffusion
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """smalldiffusion's schedules, sampler and mixin; its data module alone needs torchvision."""
+    name = "smalldiffusion"
+    spec = importlib.util.find_spec(name)
+    if spec is None or spec.submodule_search_locations is None:
+        pytest.skip("smalldiffusion is not installed: pip install --no-deps smalldiffusion")
+    package: Any = types.ModuleType(name)
+    package.__path__ = list(spec.submodule_search_locations)
+    monkeypatch.setitem(sys.modules, name, package)
+    diffusion, model = (importlib.import_module(f"{name}.{m}") for m in ("diffusion", "model"))
+    yield types.SimpleNamespace(
+        samples=diffusion.samples,
+        ScheduleLogLinear=diffusion.ScheduleLogLinear,
+        ModelMixin=model.ModelMixin,
+    )
+    for loaded in [key for key in sys.modules if key.startswith(f"{name}.")]:
+        del sys.modules[loaded]
+
+
+@pytest.mark.parametrize("kind", ["DDIM", "DDPM", "guided DDIM"])
+def test_smalldiffusion(small: Any, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    """Its sampler, down to its least sigma, on a network that predicts eps at (x, sigma)."""
+    draws = [normal(4, 2, seed=30 + i) for i in range(60)]
+    rest = iter(draws)
+
+    class Net(nn.Module, small.ModelMixin):
+        input_dims = (2,)
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner, self.cond_embed = Backbone(), types.SimpleNamespace(null_cond=3)
+
+        def rand_input(self, batchsize: int) -> Tensor:
+            return next(rest)[:batchsize]
+
+        def forward(self, x: Tensor, sigma: Tensor, cond: Any = None) -> Tensor:
+            shift = 0 if cond is None else cond.reshape(-1, 1) / 4
+            return self.inner(x / (1 + sigma.reshape(-1, 1) ** 2).sqrt(), sigma.log()) + shift
+
+    net, schedule = Net(), small.ScheduleLogLinear(N=500, sigma_min=0.01, sigma_max=20.0)
+    sigmas = schedule.sample_sigmas(50).double()
+    label = torch.tensor([0, 1, 2, 0])
+    more: dict[str, Any] = {"cond": label, "cfg_scale": 2.0} if kind[:6] == "guided" else {}
+    start, mu = 20 * normal(4, 2), 0.5 if kind == "DDPM" else 0.0
+    *_, want = small.samples(net, sigmas, gam=1.0, mu=mu, xt=start, batchsize=4, **more)
+    sde = sg.EDMSDE(float(sigmas[-1]), float(sigmas[0]))
+
+    def evaluated(x: Tensor, sigma: Tensor, label: Any = None) -> Tensor:
+        return net(x, sigma[:1].reshape(()), cond=label)
+
+    model: Any = sg.ScoreNetwork(evaluated, sde, sg.Eps(), sg.RawTime())
+    if more:  # its scale counts from the conditional prediction
+        model = sg.ClassifierFree(model, 3.0, null={"label": 3}).given(label=label)
+    solver = sg.Ancestral("small") if kind == "DDPM" else sg.DDIM()
+    grid = sg.Times(*sigmas.tolist())
+    got = Sampler(solver, grid).run(model, start, noise=ReplayNoise(draws))
+    assert largest(got, want) < 1e-9

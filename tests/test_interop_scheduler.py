@@ -13,7 +13,7 @@ from torch import Tensor
 
 import scoregen as sg
 from scoregen import Sampler
-from scoregen.interop import as_diffusers_scheduler, from_diffusers
+from scoregen.interop import as_diffusers_scheduler, as_k_diffusion, from_diffusers
 from scoregen.noise import SampleNoise
 from scoregen.sampling import Solver
 
@@ -57,20 +57,66 @@ def test_a_pipelines_loop_is_the_sampler(name: str) -> None:
     want = Sampler(solver, grid).run(model, start, noise=SampleNoise(5))
     made = as_diffusers_scheduler(Sampler(solver, grid), like, seed=5)
     got = pipeline(Label(), made, start, steps)
-    # labels between the knots are rounded to float32 in the list of timesteps
-    assert largest(got, want) < 1e-5
+    assert largest(got, want) < 1e-9
     # a second run with the same object, from the start again
     torch.testing.assert_close(pipeline(Label(), made, start, steps), got)
 
 
 class Label(UNet2DModel):
-    """A smooth function of the state and of a label that need not be whole."""
+    """A smooth function of the state and of a label that need not be whole.
+
+    The label is read in float32, as every network of diffusers reads it (its sinusoids are), and as
+    the list of timesteps holds it between the knots.
+    """
 
     def forward(
         self, sample: Tensor, timestep: Tensor, class_labels: Any = None, return_dict: bool = True
     ) -> Any:
-        label = timestep.double().reshape(-1, 1, 1, 1) / 1000
+        label = timestep.float().double().reshape(-1, 1, 1, 1) / 1000
         return (torch.tanh(sample) * (0.5 + 0.4 * label),)
+
+
+@pytest.fixture(scope="module")
+def fitted() -> tuple[sg.ScoreModel, Sampler]:
+    """The imported stand-in, and a sampler of four evaluations fitted to it."""
+    model = from_diffusers(Label(), scheduler("DDIMScheduler"))
+    return model, sg.tune(model, 4, event=EVENT, trajectories=24, progress=False)
+
+
+def test_a_tuned_sampler_leaves_as_a_scheduler(fitted: tuple[sg.ScoreModel, Sampler]) -> None:
+    (model, tuned), like, noise = fitted, scheduler("DDIMScheduler"), normal(2, *EVENT)
+    made = as_diffusers_scheduler(tuned, like)
+    got = pipeline(Label(), made, noise, 4)
+    solver: Any = tuned.solver
+    assert len(made.timesteps) == 5  # its first move needs no evaluation, but has an entry
+    assert made.timesteps[1:].tolist() == pytest.approx([1000 * t - 1 for t in solver.times])
+    want = tuned.run(model, model.sde.prior_std(1.0) * noise, noise=SampleNoise(0))
+    assert largest(got, want) < 1e-6
+    torch.testing.assert_close(pipeline(Label(), made, noise, 4), got)
+    with pytest.raises(ValueError, match="tuned for 4 evaluations"):
+        made.set_timesteps(5)
+    with pytest.raises(ValueError, match="fitted to events"):
+        pipeline(Label(), made, normal(2, 1, 2, 2), 4)
+
+
+def test_a_tuned_sampler_leaves_for_k_diffusion(fitted: tuple[sg.ScoreModel, Sampler]) -> None:
+    """Its state is x / alpha, its sigmas are those of the tuned times, rounded to float32."""
+    model, tuned = fitted
+    solver: Any = tuned.solver
+    levels = [model.sde.level(t) for t in tuned.grid(model.sde).tolist()]
+    sigmas = torch.tensor([v.sigma / v.alpha for v in levels])
+
+    def denoiser(x: Tensor, sigma: Tensor) -> Tensor:
+        place = int((sigmas - float(sigma[0])).abs().argmin())
+        return model.predict(levels[place].alpha * x, levels[place]).x0
+
+    noise = normal(2, *EVENT)
+    start = model.sde.prior_std(1.0) * noise / levels[0].alpha
+    got = as_k_diffusion(solver)(denoiser, start, sigmas, disable=True)
+    want = tuned.run(model, model.sde.prior_std(1.0) * noise, noise=SampleNoise(0))
+    assert largest(got, want) < 1e-6
+    with pytest.raises(ValueError, match="own times"):
+        as_k_diffusion(solver)(denoiser, start, 1.01 * sigmas, disable=True)
 
 
 def test_the_default_grids() -> None:

@@ -16,6 +16,7 @@ from ..noise import Noise, SampleNoise, TorchNoise
 from ..processes import DiscreteSDE, Level, RectifiedSDE
 from ..sampling import Sampler, Solver
 from .diffusers import check_scheduler, slots
+from .released import Looped, released
 from .replay import Inverted, evaluations
 
 __all__ = ["DiffusersScheduler", "as_diffusers_scheduler"]
@@ -79,7 +80,8 @@ class DiffusersScheduler:
         """
         grid = self._grid(num_inference_steps, sigmas, mu)
         self._levels = Sampler(self.solver, grid).levels(self.sde)
-        small = torch.zeros(1, 1, dtype=torch.float64)
+        event = self.solver.event if isinstance(self.solver, Looped) else (1,)
+        small = torch.zeros(1, *event, dtype=torch.float64)
         self._plan = evaluations(self.solver, self.sde, self._levels, small)
         if self._plan != evaluations(self.solver, self.sde, self._levels, small + 3):
             raise ValueError(
@@ -103,6 +105,13 @@ class DiffusersScheduler:
             return Times(*times, 0.0)
         if steps is None:
             raise ValueError("set_timesteps needs num_inference_steps")
+        if isinstance(self.solver, Looped) and steps != len(self.solver.times):
+            raise ValueError(
+                f"this solver is tuned for {len(self.solver.times)} evaluations, got "
+                f"num_inference_steps={steps}"
+            )
+        if isinstance(self.solver, Looped):
+            return self.solver.grid
         if self.grid is not None:
             counted = len(self.grid(self.sde)) - 1 == steps
             return self.grid if counted else Sampler(self.solver, self.grid).with_steps(steps).grid
@@ -224,7 +233,9 @@ def as_diffusers_scheduler(
 
     Args:
         solver: a solver, or a sampler whose grid has a count of steps; without one the grid is
-            `Strided` on a chain, `Shifted` on a flow, `Karras` for EDM.
+            `Strided` on a chain, `Shifted` on a flow, `Karras` for EDM. A tuned one has its own
+            times, and one evaluation more where its first move needs none; it cannot check the
+            network of the pipeline.
         like: the pipeline's own scheduler, which states process, prediction type and shift.
         seed: of the noise; the pipeline's generator unless given.
 
@@ -245,6 +256,10 @@ def as_diffusers_scheduler(
     if not isinstance(inner, Solver):
         raise TypeError(f"need a Solver or a Sampler, got {solver!r}")
     check_scheduler(type(like).__name__, dict(like.config))
+    grid = None if sampler is None else sampler.grid
+    inner = released(inner, Looped)
+    if isinstance(inner, Looped):
+        grid = inner.grid
     kind: type[DiffusersScheduler] = DiffusersScheduler
     try:
         mixin: Any = importlib.import_module("diffusers").SchedulerMixin
@@ -252,4 +267,4 @@ def as_diffusers_scheduler(
         pass
     else:
         kind = type("ScoregenScheduler", (DiffusersScheduler, mixin), {})
-    return kind(inner, None if sampler is None else sampler.grid, like, seed)
+    return kind(inner, grid, like, seed)

@@ -17,6 +17,7 @@ from ..processes import EDMSDE, Level
 from ..sampling import Sampler, Solver
 from ..solvers import ExponentialAB
 from .card import Adapter, Card, Imported
+from .released import released
 
 __all__ = ["as_k_diffusion", "from_k_diffusion"]
 
@@ -105,7 +106,8 @@ def as_k_diffusion(solver: Solver, *, seed: int = 0) -> Callable[..., Tensor]:
     grid is the sigmas that the program gives. `noise_sampler=` and `seed=` may be given per call.
 
     Args:
-        solver: any solver whose moves go down.
+        solver: any solver whose moves go down. A tuned one runs on sigmas that are its own, sigma /
+            alpha at its times, and cannot check the network that the program gives.
         seed: of the noise where the program gives no noise_sampler.
 
     Returns:
@@ -120,6 +122,7 @@ def as_k_diffusion(solver: Solver, *, seed: int = 0) -> Callable[..., Tensor]:
     """
     if not isinstance(solver, Solver):
         raise TypeError(f"solver must be a Solver such as DPMSolverPP(2), got {solver!r}")
+    leaving = released(solver)
 
     @torch.no_grad()
     def sample(
@@ -140,7 +143,7 @@ def as_k_diffusion(solver: Solver, *, seed: int = 0) -> Callable[..., Tensor]:
             raise ValueError(f"sigmas must fall from a positive value, got {levels}")
         sde = EDMSDE(min(positive) * (1 - 1e-12), max(positive))
         denoised = _Denoised(model, dict(extra_args or {}), sde)
-        sampler = Sampler(solver, Times(*levels))
+        sampler = Sampler(leaving, Times(*levels))
         noise: Noise = SampleNoise(seed) if noise_sampler is None else _Drawn(noise_sampler)
         before = x
         for step in sampler.iterate(denoised, x, noise=noise):

@@ -14,7 +14,17 @@ from torch.nn.functional import conv2d, conv_transpose2d, silu
 from .._checks import check_count
 from .stages import Stage
 
-__all__ = ["Block", "ConvDown", "ConvUp", "Style", "attend", "ladder", "resample", "rows_of"]
+__all__ = [
+    "Block",
+    "ConvDown",
+    "ConvUp",
+    "Style",
+    "attend",
+    "ladder",
+    "resample",
+    "rows_of",
+    "shares",
+]
 
 Way = Literal["keep", "down", "up"]
 
@@ -69,18 +79,27 @@ class Style:
     def count(self, channels: int) -> int:
         """Attention heads of a state with that many channels."""
         if self.heads is not None:
-            heads = self.heads
-        else:
-            heads = max(1, channels // check_count("head_channels", self.head_channels))
-        if channels % heads:
-            raise ValueError(f"{heads} attention heads do not divide {channels} channels")
-        return heads
+            return shares(channels, self.heads, "attention heads")
+        each = check_count("head_channels", self.head_channels)
+        shares(channels, each, "channels for a head")
+        return channels // each
 
     def norm(self, channels: int) -> nn.GroupNorm:
         groups = max(1, min(self.groups, channels // self.group_channels))
         if channels % groups:
             raise ValueError(f"{channels} channels are not divisible into {groups} groups")
         return nn.GroupNorm(groups, channels, eps=self.eps)
+
+
+def shares(channels: int, count: int, what: str) -> int:
+    """`count`, if it divides the channels.
+
+    >>> shares(64, 4, "attention heads")
+    4
+    """
+    if channels % count:
+        raise ValueError(f"{count} {what} do not divide {channels} channels")
+    return count
 
 
 def resample(x: Tensor, way: Way, taps: Sequence[int], edge: int | None = None) -> Tensor:

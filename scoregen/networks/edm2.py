@@ -12,7 +12,7 @@ from torch.nn.functional import conv2d, linear, silu
 
 from .._checks import check_count, check_counts, check_number
 from ..models import Conditions
-from .blocks import attend, check_image, joined, resample, rows_of
+from .blocks import attend, check_image, joined, resample, rows_of, shares
 from .stages import Stage, stages
 
 __all__ = ["EDM2"]
@@ -99,9 +99,9 @@ class _Block(nn.Module):
         self.modulation = _Weight(condition, out)
         self.conv2 = _Weight(out, out, 3)
         self.shortcut = _Weight(channels, out, 1) if channels != out else None
-        self.heads = max(1, out // head_channels)
-        if stage.attends and out % self.heads:
-            raise ValueError(f"{self.heads} attention heads do not divide {out} channels")
+        if stage.attends:
+            shares(out, head_channels, "channels for a head")
+        self.heads = out // head_channels
         self.qkv = _Weight(out, 3 * out, 1) if stage.attends else None
         self.out = _Weight(out, out, 1) if stage.attends else None
 

@@ -161,18 +161,22 @@ class Tuned(Solver):
             self._check(model, x)
             mean = torch.tensor(self.mean, dtype=torch.float64).to(x.device, x.dtype)
             known: tuple[Tensor, ...] = (x / size(t), mean.reshape(self.event).expand_as(x))
-            if t.t != self.times[0]:
+            if not self.at(t, 0):
                 return size(s) * combine(self.rows[0], known), known
         else:
             known = state
         index = len(known) - 2
-        if index >= len(self.times) or t.t != self.times[index]:
+        if index >= len(self.times) or not self.at(t, index):
             raise ValueError(
                 f"a tuned solver runs on its own times, and t = {t.t:g} is not the time of "
                 f"evaluation {index + 1}; use solver.sampler()"
             )
         known = (*known, out_of(model(x, t), self.basis))
         return size(s) * combine(self.rows[index + 1], known), known
+
+    def at(self, t: Level, index: int) -> bool:
+        """Whether a level is that of evaluation `index`."""
+        return t.t == self.times[index]
 
     def _check(self, model: ScoreModel, x: Tensor) -> None:
         if x.shape[1:] != self.event:

@@ -69,11 +69,12 @@ FEW = sg.Sampler(sg.DPMSolverPP(), sg.UniformLam(20))
 
 @dataclass(frozen=True)
 class Set:
-    """A data set: what is trained on, and what is measured against."""
+    """A data set: what is trained on, what is measured against, and where families are kept."""
 
     name: str
     train: sg.Data
     test: sg.Data
+    out: Path
 
     @property
     def digits(self) -> bool:
@@ -90,10 +91,10 @@ def rings(n: int, seed: int) -> sg.Data:
     return sg.Data(x, (x.norm(dim=1) / 0.4).round().long().sub(1).clamp(0, 3), name="rings")
 
 
-def data_set(name: str) -> Set:
+def data_set(name: str, out: Path = OUT) -> Set:
     if name == "digits":
-        return Set(name, sg.digits("train"), sg.digits("test"))
-    return Set(name, rings(4000, 0), rings(1000, 1))
+        return Set(name, sg.digits("train"), sg.digits("test"), out)
+    return Set(name, rings(4000, 0), rings(1000, 1), out)
 
 
 # How each family is built and trained: (data) -> module, (module, data) -> None.
@@ -109,7 +110,11 @@ def naive(s: Set) -> nn.Module:
 
 
 def autoregressive(s: Set) -> nn.Module:
-    return Autoregressive(s.train.event, (96,) if s.digits else (128, 128), bins=8)
+    return (
+        Autoregressive((1, 8, 8), (96,), bins=8)
+        if s.digits
+        else (Autoregressive((2,), (128, 128), bins=24))
+    )
 
 
 def flow(s: Set) -> nn.Module:
@@ -125,22 +130,26 @@ def machine(s: Set) -> nn.Module:
     )
 
 
-def down(k: int, s: Set, wide: int) -> nn.Module:
-    """A decoder that gives mean and log variance of every coordinate."""
-    return Perceptron((k,), (2 * s.train.event[0], *s.train.event[1:]), wide)
+def decoder(k: int, s: Set, wide: int) -> tuple[nn.Module, float | None, bool]:
+    """Of digits mean and log variance; of points the mean, with one variance that starts small."""
+    if s.digits:
+        return Perceptron((k,), (2, 8, 8), wide), None, False
+    return Perceptron((k,), (2,), wide), 0.01, True
 
 
 def autoencoder(s: Set) -> nn.Module:
-    k, wide = (16, 128) if s.digits else (2, 128)
+    k, wide = 16 if s.digits else 2, 128
+    down, variance, noisy = decoder(k, s, wide)
     up = Perceptron(s.train.event, (2 * k,), wide)
-    return VAE(up, down(k, s, wide), s.train.event, k, variance=None, noisy=not s.digits)
+    return VAE(up, down, s.train.event, k, variance=variance, noisy=noisy)
 
 
 def hierarchy(s: Set) -> nn.Module:
-    k, wide = ((16, 16), 128) if s.digits else ((2, 2), 128)
+    k, wide = (16, 16) if s.digits else (2, 2), 128
+    first, variance, noisy = decoder(k[0], s, wide)
     up = [Perceptron(s.train.event, (2 * k[0],), wide), Perceptron((k[0],), (2 * k[1],), wide)]
-    to = [down(k[0], s, wide), Perceptron((k[1],), (2 * k[0],), wide)]
-    return HierarchicalVAE(up, to, s.train.event, k, variance=None, noisy=not s.digits)
+    down = [first, Perceptron((k[1],), (2 * k[0],), wide)]
+    return HierarchicalVAE(up, down, s.train.event, k, variance=variance, noisy=noisy)
 
 
 def adversarial(s: Set, classes: int = 0) -> tuple[nn.Module, nn.Module, tuple[int, ...], int]:
@@ -240,20 +249,20 @@ RECIPES: dict[str, tuple[Callable[[Set], Any], Callable[[Any, Set], Any]]] = {
 }
 
 
-def trained(name: str, s: Set, out: Path = OUT) -> tuple[Any, float]:
+def trained(name: str, s: Set) -> tuple[Any, float]:
     """A family, trained now or before, and the seconds of CPU time that took."""
     build, train = RECIPES[name]
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = build(s)
-    stem = out / f"{s.name} {name}"
+    stem = s.out / f"{s.name} {name}"
     if stem.with_suffix(".safetensors").is_file():
         model.load_state_dict(safetensors.torch.load_file(stem.with_suffix(".safetensors")))
         return model.eval(), json.loads(stem.with_suffix(".json").read_text())["seconds"]
     began = time.process_time()
     train(model, s)
     seconds = time.process_time() - began
-    out.mkdir(parents=True, exist_ok=True)
+    s.out.mkdir(parents=True, exist_ok=True)
     state = {k: v.contiguous() for k, v in model.state_dict().items()}
     safetensors.torch.save_file(state, stem.with_suffix(".safetensors"))
     stem.with_suffix(".json").write_text(json.dumps({"seconds": seconds}))
@@ -287,12 +296,13 @@ def log_density(name: str, model: Any, s: Set) -> tuple[Tensor, str] | None:
     if name == "Boltzmann machine":
         if len(model.c) <= 20:
             return model.log_prob(x).detach(), "exact"
-        start = sg.Gaussian(sg.StaticSDE(), s.train.x.mean(0), 0.5)
-        path = GeometricPath(start, model)
+        rows = s.train.x.flatten(1).double()
+        wide = torch.cov(rows.T) + 0.02 * torch.eye(s.d, dtype=torch.float64)
+        start = sg.Gaussian(sg.StaticSDE(), s.train.x.mean(0), wide)
         found = annealed_importance(
             sg.MALA(0.02),
             sg.UniformTime(1000),
-            path,
+            GeometricPath(start, model),
             start.sample(200).float(),
             noise=SampleNoise(0),
         )
@@ -340,7 +350,7 @@ def metrics_of(s: Set) -> list[Any]:
 SAMPLES, SEEDS = {"digits": 1000, "rings": 1000}, (0, 1, 2)
 
 
-def measured(s: Set, rows: dict[str, Any], out: Path) -> Comparison:
+def measured(s: Set, rows: dict[str, Any]) -> Comparison:
     """Every row at equal n, three seeds, against what no row has seen; with real data as a floor."""
     floor = s.train.x[torch.randperm(len(s.train), generator=torch.Generator().manual_seed(0))]
     return sg.compare(
@@ -354,7 +364,7 @@ def measured(s: Set, rows: dict[str, Any], out: Path) -> Comparison:
         floor=floor,
         show=400,
         pictures=False,
-        out=out / f"{s.name} comparison",
+        out=s.out / f"{s.name} comparison",
         data_range=(-1.0, 1.0),
     )
 
@@ -430,9 +440,9 @@ def main() -> None:
     began = time.process_time()
     text, comparisons = [], {}
     for name in options.data:
-        s, rows, notes = data_set(name), {}, {}
+        s, rows, notes = data_set(name, options.out), {}, {}
         for family in options.only:
-            model, seconds = trained(family, s, options.out)
+            model, seconds = trained(family, s)
             if options.train:
                 continue
             found = log_density(family, model, s)
@@ -452,7 +462,7 @@ def main() -> None:
                     "seconds": "bundled" if bundled else f"{seconds:.0f}",
                 }
         if not options.train:
-            comparisons[name] = measured(s, rows, options.out)
+            comparisons[name] = measured(s, rows)
             text.append(table(s, comparisons[name], notes))
     if options.train:
         return

@@ -47,9 +47,9 @@ from scoregen.energies import GeometricPath
 from scoregen.latent import LatentModel, encoded
 from scoregen.mcmc import annealed_importance
 from scoregen.metrics import (
+    KID,
     MMD,
     Coverage,
-    DebiasedFrechet,
     Precision,
     SlicedWasserstein,
     digits_features,
@@ -353,7 +353,7 @@ def parameters(model: nn.Module) -> int:
 def metrics_of(s: Set) -> list[Any]:
     if s.digits:
         return [
-            DebiasedFrechet(digits_features),
+            KID(digits_features),
             Precision(digits_features),
             Coverage(digits_features),
         ]
@@ -375,7 +375,7 @@ def measured(s: Set, rows: dict[str, Any]) -> Comparison:
         seeds=SEEDS,
         samples=SAMPLES[s.name],
         floor=floor,
-        show=400,
+        show=1000,
         pictures=False,
         out=s.out / f"{s.name} comparison",
         data_range=(-1.0, 1.0),
@@ -391,12 +391,12 @@ def table(s: Set, found: Comparison, notes: dict[str, dict[str, Any]]) -> str:
     lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
     by = {(x.name, x.metric): x for x in found.summaries}
     floors = found.manifest["floor"]
-    cells = [f"{floors[n]['value']:.3f}" if n in floors else "" for n in names]
+    cells = [f"{floors[n]['value']:.2g}" if n in floors else "" for n in names]
     exact = "" if s.digits else "{:.3f} ± {:.3f} (its law)".format(*units(truth(s), s))
     lines.append("| " + " | ".join(["*training data*", *cells, exact, "", "", "", ""]) + " |")
     for family, note in notes.items():
         sums = [by[family, name] for name in names]
-        cells = [f"{x.value:.3f} ± {(x.high - x.low) / 2:.3f}" for x in sums]
+        cells = [f"{x.value:.3g} ± {(x.high - x.low) / 2:.1g}" for x in sums]
         first = sums[0]
         speed = 1000 * first.seconds / first.count
         cells += [note["log p"], f"{speed:.2g}" if speed < 10 else f"{speed:.0f}", f"{first.nfe:g}"]

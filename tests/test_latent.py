@@ -136,7 +136,7 @@ def conditional_model() -> tuple[LatentModel, Data]:
     assert codes.label is data.label
     net = seeded(lambda: MLP((1, 2, 2), hidden=32, classes=2))
     inner = ScoreNetwork(net, VPSDE(), V())
-    for _ in fit(inner, codes, steps=150, batch=64, lr=5e-3, progress=False):
+    for _ in fit(inner, codes, steps=100, batch=64, lr=5e-3, progress=False):
         pass
     assert codes.units is not None
     return LatentModel(inner.eval(), Patches(), codes.units), data
@@ -269,6 +269,19 @@ class Choking(Patches):
             ),
             "1 channels",
         ),
+        (
+            lambda: LatentModel(
+                Gaussian(VPSDE(), torch.zeros(1, 2, 2), 1.0), Patches(), Units((math.nan,), (1.0,))
+            ),
+            "means of units",
+        ),
+        (
+            lambda: LatentModel(
+                Gaussian(VPSDE(), torch.zeros(1, 2, 2), 1.0), Patches(), Units((0.0,), (0.0,))
+            ),
+            "stds of units",
+        ),
+        (lambda: LinearAutoEncoder(torch.full((2,), math.nan), torch.eye(2)), "finite"),
         (lambda: LatentModel(nn.Linear(2, 2), Patches(), Units((0.0,), (1.0,))), "score model"),
         (lambda: encoded(Patches(), Data(torch.zeros(3, 2))), "event"),
         (lambda: encoded(Patches(), Data(torch.zeros(3, 1, 4, 4))), "vary"),

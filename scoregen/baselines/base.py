@@ -295,7 +295,7 @@ def check_variance(variance: object, event: tuple[int, ...]) -> Tensor:
     if not isinstance(variance, Tensor) or not variance.dim():
         number = check_number("variance", variance, 0.0, open_low=True)
         return torch.tensor(math.log(number), dtype=torch.float64)
-    if variance.shape != event or not bool((variance > 0).all()):
+    if variance.shape != event or not bool(((variance > 0) & variance.isfinite()).all()):
         raise ValueError(
             f"variance must be a positive number, or a tensor of shape {event} of such, got shape "
             f"{tuple(variance.shape)}"

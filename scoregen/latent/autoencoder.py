@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor, nn
 
-from .._checks import check_count, check_data, check_kind, check_tensor
+from .._checks import check_count, check_data, check_finite, check_kind, check_tensor
 from .._rows import flat
 from ..data import Data
 from ..models.base import evaluating
@@ -161,8 +161,8 @@ class LinearAutoEncoder(AutoEncoder):
 
     def __init__(self, mean: Tensor, basis: Tensor):
         super().__init__()
-        check_tensor("mean", mean)
-        check_tensor("basis", basis)
+        check_finite("mean", check_tensor("mean", mean))
+        check_finite("basis", check_tensor("basis", basis))
         d = math.prod(mean.shape)
         if basis.dim() != 2 or basis.shape[1] != d or not 0 < len(basis) <= d:
             raise ValueError(

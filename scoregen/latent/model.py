@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from .._checks import check_kind
+from .._checks import check_kind, check_numbers
 from ..data import Units
 from ..models import ScoreModel, Wrapped
 from ..models.base import evaluating
@@ -48,6 +49,10 @@ class LatentModel(Wrapped):
         super().__init__(model)
         self.autoencoder = check_autoencoder(autoencoder)
         check_kind("units", units, Units, "encoded(autoencoder, data).units")
+        check_numbers(
+            "the means of units", units.mean, -math.inf, math.inf, open_low=True, open_high=True
+        )
+        check_numbers("the stds of units", units.std, 0.0, math.inf, open_low=True, open_high=True)
         channels = autoencoder.latent[0] if autoencoder.latent else 1
         if len(units.mean) != channels or len(units.std) != channels:
             raise ValueError(

@@ -133,7 +133,6 @@ OWN: dict[str, dict[str, Callable[[], Any]]] = {
     "guidance.ClassifierFree": {"model": lambda: LABELLED},
     "guidance.Switch": {"models": lambda: {0.0: EXACT, 0.5: EXACT}},
     "guidance.Reconstruction": {"y": lambda: torch.tensor([1.0])},
-    "inverse.exact_posterior": {"prior": lambda: EXACT},
     "inverse.DPS": {"y": lambda: torch.tensor([1.0])},
     "inverse.exact_posterior": {"prior": lambda: EXACT},
     "inverse.LinearMeasurement": {
@@ -174,7 +173,6 @@ OWN: dict[str, dict[str, Callable[[], Any]]] = {
     "mcmc.systematic": {"log_weights": lambda: normal(3, 8), "u": lambda: torch.full((3,), 0.5)},
     "mcmc.tilt_rate": {"reward": lambda: lambda x, t: x.sum(1) * t},
     "mcmc.thermodynamic_integration": {"grid": lambda: sg.UniformTime(4, stop=0.5)},
-    "mcmc.tilt_rate": {"reward": lambda: lambda x, t: x.sum(1) + 0 * t},
     "mcmc.transition_log_prob": {
         "solver": lambda: sg.Ancestral("large"), "x_t": lambda: normal(4, 2),
         "x_s": lambda: normal(4, 2), "t": lambda: VP.level(0.5), "s": lambda: VP.level(0.4),
@@ -209,10 +207,6 @@ OWN: dict[str, dict[str, Callable[[], Any]]] = {
         for name in (
             "MissingModes", "ModeCovariances", "ModeMeans", "ModeWeights", "PosteriorCoverage",
         )
-    },
-    "metrics.FunctionMetric": {
-        "function": lambda: lambda samples, reference: 1.0,
-        "direction": lambda: "lower", "biased": lambda: False,
     },
     "metrics.MomentError": {
         "mean": lambda: (0.0, 0.0), "covariance": lambda: ((1.0, 0.0), (0.0, 1.0)),

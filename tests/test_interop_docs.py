@@ -23,8 +23,8 @@ FILES = {
     "checkpoint_24.pth": (
         "song-ve.pth.gz",
         {
-            "width=128, mults=(1, 2, 2, 2), blocks=4, attention=(False, True, False, False)":
-            "width=8, mults=(1, 2), blocks=1, attention=(False, True)"
+            "width=128": "width=8", "mults=(1, 2, 2, 2)": "mults=(1, 2)", "blocks=4": "blocks=1",
+            "attention=(False, True, False, False)": "attention=(False, True)",
         },
     ),
     "64x64_diffusion.pt": ("guided.pt.gz", {"head_channels=64": "head_channels=4"}),

@@ -15,7 +15,7 @@ from ..sampling import Solver
 __all__ = ["Inverted", "evaluations"]
 
 
-class _Asked(Exception):
+class _Needed(Exception):
     """Leaves a step where it needs an evaluation that has not been made yet."""
 
     def __init__(self, x: Tensor, t: Level):
@@ -23,7 +23,7 @@ class _Asked(Exception):
         self.x, self.t = x, t
 
 
-class _Answers(ScoreModel):
+class _Evaluated(ScoreModel):
     """The evaluations of one move so far, in order."""
 
     def __init__(self, sde: SDE, known: Sequence[Prediction]):
@@ -32,7 +32,7 @@ class _Answers(ScoreModel):
 
     def predict(self, x: Tensor, t: Level, **condition: Any) -> Prediction:
         if not self.rest:
-            raise _Asked(x, t)
+            raise _Needed(x, t)
         return self.rest.pop(0)
 
 
@@ -108,10 +108,10 @@ class Inverted:
     def _advance(self) -> tuple[Tensor, Level | None]:
         while self.move < len(self.levels) - 1:
             t, s = self.levels[self.move], self.levels[self.move + 1]
-            answers, kept = _Answers(self.sde, self.known), _Kept(self.drawn, self.noise)
+            answers, kept = _Evaluated(self.sde, self.known), _Kept(self.drawn, self.noise)
             try:
                 self.x, self.state = self.solver.step(answers, self.x, t, s, self.state, kept)
-            except _Asked as needed:
+            except _Needed as needed:
                 return needed.x, needed.t
             self.known, self.drawn, self.move = [], [], self.move + 1
         return self.x, None

@@ -29,7 +29,7 @@ def load(name: str) -> ModuleType:
 
 
 def test_exact_draws_are_judged_exact_and_others_are_not() -> None:
-    """40,000 draws: coverage .900 to .003, no distance, no error of weights; shifted ones fail."""
+    """40,000 draws: coverage .9, no distance, no error of the weights; shifted ones fail."""
     posteriors = load("posteriors")
     tasks: list[Any] = list(posteriors.tasks(1))
     for task in (tasks[0], tasks[2], tasks[4]):

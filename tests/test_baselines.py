@@ -334,6 +334,18 @@ def test_block_gibbs_leaves_the_law_of_the_hidden_units() -> None:
     assert BlockGibbs().invariant
 
 
+@pytest.mark.parametrize(("kernel", "moves"), [(BlockGibbs(), 60), (MALA(0.3), 200)], ids=repr)
+def test_block_gibbs_and_mala_reach_one_law_from_afar(kernel: Any, moves: int) -> None:
+    """2,000 chains started at (3, 3): mean and second moments within six standard errors."""
+    model, n = machine(), 2000
+    x = torch.full((n, 2), 3.0, dtype=F64)
+    x = Sampler(kernel, Constant(0.0, moves)).run(model, x, noise=SampleNoise(0)).detach()
+    exact = model.density(StaticSDE()).sample(100_000, generator=0)
+    for f in (lambda v: v, torch.square, lambda v: v.prod(1, keepdim=True)):
+        stderr = f(exact).std(0) * math.sqrt(1 / n + 1e-5)
+        assert within(f(x).mean(0), f(exact).mean(0), stderr)
+
+
 def test_log_z_by_annealing_holds_the_sum() -> None:
     """An interval of confidence 1 - 1e-7."""
     model = machine()

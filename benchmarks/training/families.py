@@ -224,13 +224,16 @@ def averaged(model: nn.Module, steps: Iterator[TrainStep]) -> None:
 def denoise(model: Any, s: Set) -> None:
     objective = sg.DenoisingScoreMatching(law=Stratified(), weight=Unit(sg.V()))
     if not s.digits:
-        averaged(model, sg.fit(model, s.train.unlabelled(), objective, steps=4000, batch=128))
+        averaged(model, sg.fit(model, s.train.unlabelled(), objective, steps=2500, batch=128))
 
 
 def denoise_codes(model: Any, s: Set) -> None:
     objective = sg.DenoisingScoreMatching(law=Stratified(), weight=Unit(sg.V()))
     codes = encoded(model.autoencoder, s.train, seed=0)
-    averaged(model.model, sg.fit(model.model, codes, objective, steps=3000, batch=128))
+    averaged(
+        model.model,
+        sg.fit(model.model, codes, objective, steps=3000 if s.digits else 2000, batch=128),
+    )
 
 
 RECIPES: dict[str, tuple[Callable[[Set], Any], Callable[[Any, Set], Any]]] = {
@@ -242,7 +245,7 @@ RECIPES: dict[str, tuple[Callable[[Set], Any], Callable[[Any, Set], Any]]] = {
     "VAE": (autoencoder, descent(4000, 3000)),
     "hierarchical VAE": (hierarchy, descent(3000, 2500)),
     "GAN": (gan, descent(3000, 2000, lr=1e-3)),
-    "conditional GAN": (conditional, descent(2500, 2000, lr=1e-3)),
+    "conditional GAN": (conditional, descent(2500, 1500, lr=1e-3)),
     "Wasserstein GAN": (wasserstein, descent(800, 800, lr=1e-3, critic_steps=3)),
     "diffusion": (diffusion, denoise),
     "latent diffusion (of the VAE)": (latent, denoise_codes),
@@ -429,7 +432,8 @@ def picture(found: dict[str, Comparison], path: Path) -> None:
             if j == 0:
                 axis.set_title(name, fontsize=7)
             if key == "digits":
-                tiles = x[:36, 0].reshape(6, 6, 8, 8).transpose(1, 2).reshape(48, 48)
+                framed = nn.functional.pad(x[:36, 0], (1, 1, 1, 1), value=-1.0)
+                tiles = framed.reshape(6, 6, 10, 10).transpose(1, 2).reshape(60, 60)
                 axis.imshow(tiles, cmap="gray_r", vmin=-1, vmax=1)
             else:
                 axis.scatter(*x.T, s=0.6, color="black")

@@ -16,7 +16,8 @@ DOCS := $(VENV)/.installed-docs
 PEERS := $(VENV)/.installed-peers
 
 .PHONY: help setup demo test test-slow test-peers lint types docs docs-run samplers examples figures \
-	bench mutants mutants-random kill evidence coverage browser speed gate few-steps fuzz wheel train clean
+	bench mutants mutants-random kill evidence coverage browser speed gate few-steps flow-map \
+	flow-map-tables energies families fuzz wheel train clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | column -t -s '|' 2>/dev/null \
@@ -47,7 +48,7 @@ $(DOCS): $(BASE)
 $(PEERS): $(BASE)
 	$(PIP) install --quiet -c constraints.txt -e '.[peers]'
 	$(PIP) install --quiet --no-deps azula==0.11.1 k-diffusion==0.1.1.post1 \
-		denoising-diffusion-pytorch==2.3.4
+		denoising-diffusion-pytorch==2.3.4 smalldiffusion==0.5.0
 	@touch $@
 
 setup: $(BASE)  ## create .venv and install
@@ -118,6 +119,19 @@ speed: $(BASE)  ## noise, densities and import beside torch's own
 
 gate: $(BASE)  ## train the two small networks that judge the samplers
 	$(BIN)/python benchmarks/training/train_gate.py
+
+flow-map: $(BASE)  ## distil the bundled flow map of the digits, and measure it
+	$(BIN)/python benchmarks/training/train_flow_map.py
+
+flow-map-tables: $(BASE)  ## objectives of flow maps at equal budgets, and maps of the plane
+	$(BIN)/python benchmarks/training/flow_map_objectives.py
+	$(BIN)/python benchmarks/training/flow_map_2d.py
+
+energies: $(BASE)  ## the tables of the page of energies
+	$(BIN)/python benchmarks/figures/posteriors.py --out docs/_generated/posteriors.txt
+	$(BIN)/python benchmarks/figures/composed_laws.py --out docs/_generated/composed_laws.txt
+	$(BIN)/python benchmarks/figures/energy_training.py --out docs/_generated/energy_training.txt
+	$(BIN)/python benchmarks/figures/nuts_efficiency.py --out docs/_generated/nuts_efficiency.txt
 
 few-steps: $(BASE)  ## the page of few evaluations, measured again
 	$(BIN)/python benchmarks/samplers/few_steps.py --best-of-96 --tune all --page

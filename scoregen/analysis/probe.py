@@ -40,6 +40,8 @@ def gaussian_model(
     tensor([1., 1.], dtype=torch.float64)
     """
     check_kind("sde", sde, SDE, "VPSDE()")
+    if not (isinstance(kind, type) and issubclass(kind, Gaussian)):
+        raise TypeError(f"kind must be Gaussian or a class made from it, got {kind!r:.80}")
     values = _numbers("variances", variances)
     if values.dim() != 1 or len(values) == 0 or not bool((values > 0).all()):
         raise ValueError(

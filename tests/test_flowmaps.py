@@ -326,6 +326,10 @@ def test_the_output_law_of_the_exact_map_is_the_data_s(sde: sg.SDE, solver: sg.S
         law = output_law(sampler, sde, (0.3, 2.0), 0.5, kind=GaussianFlowMap)
         assert float(law.w2) < 1e-7
         torch.testing.assert_close(law.variance, tensor(0.3, 2.0), rtol=1e-12, atol=1e-12)
+    with pytest.raises(TypeError, match="knows no jumps"):
+        output_law(sampler, sde, (0.3, 2.0))
+    with pytest.raises(TypeError, match="kind must be Gaussian"):
+        output_law(sampler, sde, (0.3, 2.0), kind=FlowMap)  # type: ignore[arg-type]
     whole = output_law(Sampler(solver, Times(sde.t_max, 0.0)), sde, (0.3,), 0.5, start="prior",
                        kind=GaussianFlowMap)  # fmt: skip
     top = sde.level(sde.t_max)

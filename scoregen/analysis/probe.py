@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .._checks import check_finite, check_kind, check_number, check_numbers, check_tensor, shown
+from .._checks import check_finite, check_kind, check_number, check_numbers, check_tensor
 from ..densities import Gaussian
 from ..models import Counted
 from ..noise import Noise
@@ -41,7 +41,7 @@ def gaussian_model(
     """
     check_kind("sde", sde, SDE, "VPSDE()")
     if not (isinstance(kind, type) and issubclass(kind, Gaussian)):
-        raise TypeError(f"kind must be Gaussian or a class derived from it, got {shown(kind)}")
+        raise TypeError(f"kind must be Gaussian or a class made from it, got {kind!r:.80}")
     values = _numbers("variances", variances)
     if values.dim() != 1 or len(values) == 0 or not bool((values > 0).all()):
         raise ValueError(

@@ -23,9 +23,11 @@ from .lucidrains import from_lucidrains
 from .pickles import Record, read_pickle
 from .score_sde import from_score_sde
 from .torchebm import from_torchebm, to_torchebm
+from .vae import DiffusersAutoEncoder, from_diffusers_vae
 from .velocity import from_velocity
 
 __all__ = [
+    "DiffusersAutoEncoder",
     "Card",
     "Imported",
     "Record",
@@ -37,6 +39,7 @@ __all__ = [
     "as_origin",
     "from_azula",
     "from_diffusers",
+    "from_diffusers_vae",
     "from_distribution",
     "from_edm",
     "from_guided_diffusion",

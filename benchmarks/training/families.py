@@ -250,7 +250,7 @@ RECIPES: dict[str, tuple[Callable[[Set], Any], Callable[[Any, Set], Any]]] = {
     "autoregressive (MADE, splines)": (autoregressive, descent(1500, 800, lr=3e-3)),
     "flow (spline coupling)": (flow, descent(700, 500, lr=3e-3)),
     "Boltzmann machine": (machine, contrast),
-    "VAE": (autoencoder, descent(4000, 2000)),
+    "VAE": (autoencoder, descent(4000, 5000)),
     "hierarchical VAE": (hierarchy, descent(3000, 1500)),
     "GAN": (gan, descent(3000, 1200, lr=1e-3)),
     "conditional GAN": (conditional, descent(2500, 1000, lr=1e-3)),

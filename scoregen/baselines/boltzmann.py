@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +21,7 @@ from ..processes import SDE, Level, StaticSDE
 
 __all__ = ["BlockGibbs", "BoltzmannMachine"]
 
-_MOST_HIDDEN = 20  # 2^20 states, of a few hundred bytes each at a time
+_MOST_HIDDEN = 20  # 2^20 states, some thousands at a time
 _STATES = 1 << 14
 
 
@@ -77,8 +78,7 @@ class BoltzmannMachine(EnergyModel):
         hidden = nn.functional.softplus(self.activation(x)).sum(1)
         return (square / 2 * (-2 * self.log_std).exp() - hidden).to(x.dtype)
 
-    @torch.no_grad()
-    def _states(self) -> list[tuple[Tensor, Tensor]]:
+    def _states(self) -> Iterator[tuple[Tensor, Tensor]]:
         """(means b + W h, log weights) of all h, float64, some thousands at a time."""
         hidden = len(self.c)
         if hidden > _MOST_HIDDEN:
@@ -86,14 +86,13 @@ class BoltzmannMachine(EnergyModel):
                 f"2^{hidden} hidden states are too many to sum (at most 2^{_MOST_HIDDEN}): "
                 "estimate log Z by mcmc.annealed_importance along a GeometricPath"
             )
-        b, c, w, s2 = self.b.double(), self.c.double(), self.W.double(), self._variance()
-        parts = []
+        b, c, w = (p.detach().double() for p in (self.b, self.c, self.W))
+        s2 = self._variance()
         for part in torch.arange(2**hidden, device=b.device).split(_STATES):
             h = (part.unsqueeze(1) >> torch.arange(hidden, device=b.device) & 1).double()
             means = b + h @ w.mT
             rise = (means.square().sum(1) - b.square().sum()) / (2 * s2)
-            parts.append((means, h @ c + rise))
-        return parts
+            yield means, h @ c + rise
 
     def _variance(self) -> Tensor:
         return (2 * self.log_std.detach().double()).exp()
@@ -126,7 +125,7 @@ class BoltzmannMachine(EnergyModel):
         Args:
             sde: the process.
         """
-        states = self._states()
+        states = list(self._states())
         means, logs = (torch.cat([s[i] for s in states]) for i in (0, 1))
         weights = logs.softmax(0)
         kept = weights > 0

@@ -17,7 +17,7 @@ PEERS := $(VENV)/.installed-peers
 
 .PHONY: help setup demo test test-slow test-peers lint types docs docs-run samplers examples figures \
 	bench mutants mutants-random kill evidence coverage browser speed gate few-steps flow-map \
-	flow-map-tables energies families fuzz wheel train clean
+	flow-map-tables energies families workers fuzz wheel train clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | column -t -s '|' 2>/dev/null \
@@ -132,6 +132,12 @@ energies: $(BASE)  ## the tables of the page of energies
 	$(BIN)/python benchmarks/figures/composed_laws.py --out docs/_generated/composed_laws.txt
 	$(BIN)/python benchmarks/figures/energy_training.py --out docs/_generated/energy_training.txt
 	$(BIN)/python benchmarks/figures/nuts_efficiency.py --out docs/_generated/nuts_efficiency.txt
+
+families: $(BASE)  ## train and compare the other families of models
+	$(BIN)/python benchmarks/training/families.py
+
+workers: $(BASE)  ## a study on one and on two workers
+	$(BIN)/python benchmarks/samplers/workers.py
 
 few-steps: $(BASE)  ## the page of few evaluations, measured again
 	$(BIN)/python benchmarks/samplers/few_steps.py --best-of-96 --tune all --page

@@ -687,7 +687,7 @@ def test_the_gradient_penalty_overshoots_by_the_ratio_of_its_terms() -> None:
     mass = torch.einsum("i,j,k->ijk", w, w, torch.from_numpy(b)).flatten()
     pairs = real.reshape(-1, 1), fake.reshape(-1, 1)
     loss = (mass * gan.critic_loss(*pairs, u.flatten())).sum()
-    difference = float((mass * (gan.judged(pairs[0]) - gan.judged(pairs[1]))).sum())
+    difference = float((mass * (gan.judged(pairs[0]) - gan.judged(pairs[1]))).detach().sum())
     assert difference == pytest.approx(1.0545, abs=1e-4)
     (found,) = torch.autograd.grad(loss, gan.critic.share)
     assert abs(float(found)) < 1e-3
@@ -816,10 +816,10 @@ def test_a_density_ratio_corrects_the_law_though_not_the_score() -> None:
     assert start * gain(guided) ** 2 == pytest.approx(v * (generated + top**2) / start, abs=2e-5)
     x = torch.ones(1, 1, dtype=F64)
     right = float(Gaussian(wrong.sde, torch.zeros(1, dtype=F64), v).score(x, 0.5))
-    assert float(guided.score(x, 0.5)) / right - 1 == pytest.approx(-0.776, abs=1e-3)
+    assert float(guided.score(x, 0.5).detach()) / right - 1 == pytest.approx(-0.776, abs=1e-3)
     # where the model's score is that of its samples, the corrected score is the true one
     honest = Product(Gaussian(wrong.sde, torch.zeros(1, dtype=F64), 0.4), LogRatio(v, 0.4))
-    assert float(honest.score(x, 0.5)) == pytest.approx(right, abs=1e-12)
+    assert float(honest.score(x, 0.5).detach()) == pytest.approx(right, abs=1e-12)
 
 
 def test_the_density_ratio_is_where_its_loss_is_least() -> None:

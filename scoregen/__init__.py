@@ -71,12 +71,14 @@ from .solvers import (
 if TYPE_CHECKING:
     from . import (
         analysis,
+        baselines,
         comparison,
         energies,
         flowmaps,
         guidance,
         interop,
         inverse,
+        latent,
         likelihood,
         mcmc,
         metrics,
@@ -108,6 +110,7 @@ if TYPE_CHECKING:
 
 _ON_USE = {
     "analysis": ("output_law",),
+    "baselines": (),
     "comparison": ("compare",),
     "energies": ("EnergyModel", "Potential", "energy_from_score"),
     "flowmaps": (),
@@ -117,6 +120,7 @@ _ON_USE = {
         "from_k_diffusion", "from_lucidrains", "from_score_sde", "from_torchebm", "from_velocity",
     ),
     "inverse": (),
+    "latent": (),
     "likelihood": ("log_prob",),
     "mcmc": ("HMC", "MALA", "Langevin", "run_chains"),
     "metrics": (),

@@ -27,3 +27,13 @@ def test_the_import_waits_for_nothing_it_may_not_need() -> None:
     ratio, *eager = done.stdout.split()
     assert eager == []
     assert float(ratio) < 1.25
+
+
+def test_every_package_is_reached_from_the_top() -> None:
+    """Packages that are imported on first use are listed by hand: none is forgotten."""
+    packages = sorted(p.parent.name for p in (ROOT / "scoregen").glob("[a-z]*/__init__.py"))
+    code = f"import scoregen; print([p for p in {packages} if not hasattr(scoregen, p)])"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "['cli']"  # a program, not a package to use

@@ -46,6 +46,7 @@ PACKAGE = str(Path(sg.__file__).parent)
 PACKAGES = (
     "processes", "noise", "grids", "models", "densities", "networks", "sampling", "solvers",
     "guidance", "energies", "inverse", "mcmc", "likelihood", "analysis", "objectives", "metrics",
+    "flowmaps", "latent", "baselines",
 )  # fmt: skip
 MODEL_LOSSES = (
     sg.DenoisingScoreMatching, sg.objectives.ImplicitScoreMatching,
@@ -122,6 +123,14 @@ POSTERIOR = sg.mcmc.PosteriorEnergy(
 )
 EVIDENCE = sg.mcmc.Evidence(0.0, -1.0, 1.0, 9.0, torch.zeros(9), torch.zeros(9, 1), -1.0, 2.0)
 
+MAP = sg.flowmaps.GaussianFlowMap(VP, torch.zeros(2), 0.25)
+PCA = sg.latent.LinearAutoEncoder(torch.zeros(2), torch.eye(2)[:1])
+
+
+def linear(inputs: int, outputs: int) -> torch.nn.Module:
+    return torch.nn.Linear(inputs, outputs)
+
+
 # What one callable needs where the table above has something else, by its full name.
 OWN: dict[str, dict[str, Callable[[], Any]]] = {
     "noise.ReplayNoise": {"draws": lambda: [normal(4, 2)]},
@@ -145,6 +154,50 @@ OWN: dict[str, dict[str, Callable[[], Any]]] = {
     "energies.energy_change": {
         "before": lambda: EXACT(normal(4, 2), 0.5), "after": lambda: EXACT(normal(4, 2), 0.5),
         "t": lambda: VP.level(0.5),
+    },
+    "flowmaps.ConsistencyDistillation": {"teacher": lambda: EXACT},
+    "flowmaps.Draw": {"first": lambda: torch.ones(4), "last": lambda: torch.zeros(4)},
+    "flowmaps.ConsistencyModel": {
+        "net": lambda: sg.MLP(event=(2,), hidden=8, second_clock=True),
+    },
+    "flowmaps.FlowMap": {"net": lambda: sg.MLP(event=(2,), hidden=8, second_clock=True)},
+    "flowmaps.GrowingPairs": {"calls": lambda: 3},
+    "flowmaps.flow_map": {"model": lambda: MAP},
+    "flowmaps.from_score_network": {"model": lambda: LABELLED},
+    "flowmaps.jump": {"model": lambda: MAP, "t": lambda: VP.level(0.5), "s": lambda: VP.level(0.2)},
+    "flowmaps.log_prob": {"model": lambda: MAP},
+    "flowmaps.trajectories": {
+        "teacher": lambda: EXACT, "count": lambda: 4, "moves": lambda: 3, "progress": lambda: False,
+    },
+    "latent.LatentModel": {
+        "model": lambda: sg.Gaussian(VP, torch.zeros(1), 0.25), "autoencoder": lambda: PCA,
+        "units": lambda: sg.data.Units((0.0,), (1.0,)),
+    },
+    "latent.LinearAutoEncoder": {"basis": lambda: torch.eye(2)[:1]},
+    "latent.check_autoencoder": {"autoencoder": lambda: PCA},
+    "latent.encoded": {"autoencoder": lambda: PCA, "data": lambda: sg.Data(normal(20, 2))},
+    "baselines.BoltzmannMachine": {"hidden": lambda: 2},
+    "baselines.ConditionalGAN": {
+        "generator": lambda: sg.baselines.Perceptron((1,), (2,), classes=2),
+        "critic": lambda: sg.baselines.Perceptron((2,), (), classes=2),
+        "latent": lambda: 1, "classes": lambda: 2,
+    },
+    **{
+        f"baselines.{name}": {
+            "generator": lambda: linear(1, 2), "critic": lambda: sg.baselines.Perceptron((2,), ()),
+            "latent": lambda: 1,
+        }
+        for name in ("GAN", "WassersteinGAN")
+    },
+    "baselines.HierarchicalVAE": {
+        "encoders": lambda: [linear(2, 2), linear(1, 2)],
+        "decoders": lambda: [linear(1, 2), linear(1, 2)], "sizes": lambda: (1, 1),
+    },
+    "baselines.MixtureFit": {"components": lambda: 2},
+    "baselines.NaiveBayes": {"classes": lambda: 2},
+    "baselines.Perceptron": {"inputs": lambda: (2,), "outputs": lambda: (2,)},
+    "baselines.VAE": {
+        "encoder": lambda: linear(2, 2), "decoder": lambda: linear(1, 2), "latent": lambda: 1,
     },
     "energies.Mixture": {"models": lambda: (WELL, WELL)},
     "energies.Product": {"models": lambda: (WELL, WELL)},
@@ -299,9 +352,18 @@ def use(thing: Any, made: Any) -> Any:
     if isinstance(made, sg.SDE):
         # without lam, which is infinite by definition where alpha or sigma is 0
         return [made.level(f * made.t_max)[:3] for f in (1.0, 0.5, 0.1)]
+    if thing in (sg.flowmaps.Jump, sg.flowmaps.Renoise):
+        return sg.Sampler(made, sg.UniformTime(3, start=0.9)).sample(MAP, (3, 2))
+    if isinstance(made, sg.flowmaps.ConsistencyModel):
+        return sg.Sampler(sg.flowmaps.Jump(), sg.Times(0.9, 0.0)).sample(made, (3, 2))
+    if isinstance(made, sg.flowmaps.FlowMap):
+        return sg.Sampler(sg.flowmaps.Jump(), sg.Times(0.9, 0.5, 0.0)).sample(made, (3, 2))
     if isinstance(made, sg.Solver):
         if isinstance(made, sg.mcmc.SGLD):
             return sg.Sampler(made, sg.Constant(0.0, 3)).sample(POSTERIOR, (3, 2))
+        if isinstance(made, sg.baselines.BlockGibbs):
+            machine = sg.baselines.BoltzmannMachine((2,), 2)
+            return sg.Sampler(made, sg.Constant(0.0, 3)).sample(machine, (3, 2))
         if made.direction == "fixed":
             return sg.Sampler(made, sg.Constant(0.5, 3)).sample(EXACT, (3, 2))
         grid = (
@@ -310,6 +372,8 @@ def use(thing: Any, made: Any) -> Any:
             else sg.UniformTime(3, start=0.9)
         )
         return sg.Sampler(made, grid).sample(EXACT, (3, 2))
+    if isinstance(made, sg.latent.LatentModel):
+        return made.sample(sg.Sampler(sg.DDIM(), sg.UniformTime(3)), 3)
     if isinstance(made, sg.Sampler):
         return made.sample(EXACT, (3, 2))
     if isinstance(made, sg.guidance.ClassifierFree):

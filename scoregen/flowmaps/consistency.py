@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 
 import torch
@@ -46,7 +45,7 @@ class Consistency(JumpObjective):
 
     def __post_init__(self) -> None:
         check_number("gap", self.gap, 0.0, 1.0, open_low=True)
-        check_number("c", self.c, 0.0, math.inf, open_low=True)
+        check_number("c", self.c, 0.0, open_low=True, infinite=True)
 
     def at(self, model: ScoreModel, draw: Draw) -> Tensor:
         first, before = draw.first, (1 - self.gap) * draw.first

@@ -41,7 +41,7 @@ class Lagrangian(JumpObjective):
     c: float = math.inf
 
     def __post_init__(self) -> None:
-        check_number("c", self.c, 0.0, math.inf, open_low=True)
+        check_number("c", self.c, 0.0, open_low=True, infinite=True)
 
     def at(self, model: ScoreModel, draw: Draw) -> Tensor:
         w, first = draw.w, draw.first
@@ -85,7 +85,7 @@ class LagrangianSteps(JumpObjective):
 
     def __post_init__(self) -> None:
         check_number("gap", self.gap, 0.0, 1.0, open_low=True)
-        check_number("c", self.c, 0.0, math.inf, open_low=True)
+        check_number("c", self.c, 0.0, open_low=True, infinite=True)
 
     def at(self, model: ScoreModel, draw: Draw) -> Tensor:
         w, first, last = draw.w, draw.first, draw.last

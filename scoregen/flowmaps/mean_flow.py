@@ -50,7 +50,7 @@ class MeanFlow(JumpObjective):
 
     def __post_init__(self) -> None:
         check_number("same", self.same, 0.0, 1.0)
-        check_number("c", self.c, 0.0, math.inf, open_low=True)
+        check_number("c", self.c, 0.0, open_low=True, infinite=True)
 
     def at(self, model: ScoreModel, draw: Draw) -> Tensor:
         count = round(self.same * len(draw.x0))

@@ -44,7 +44,7 @@ class Shortcut(JumpObjective):
     c: float = math.inf
 
     def __post_init__(self) -> None:
-        check_number("c", self.c, 0.0, math.inf, open_low=True)
+        check_number("c", self.c, 0.0, open_low=True, infinite=True)
 
     def __call__(
         self, model: ScoreModel, x0: Tensor, *, generator: torch.Generator, **condition: Any

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from .._checks import check_count, check_counts, check_number, check_state
+from .._checks import check_count, check_counts, check_kind, check_number, check_state
 from ..data import Data
 from ..grids import SinhLam, Times
 from ..models import ScoreModel, ScoreNetwork, check_model
@@ -45,6 +45,7 @@ def from_score_network(model: ScoreNetwork, *, inverts: bool = False) -> FlowMap
     >>> torch.allclose(from_score_network(teacher).jump(x, 0.9, 0.3), want, atol=1e-6)
     True
     """
+    check_kind("model", model, ScoreNetwork, "ScoreNetwork(net, VPSDE(), V())")
     net = model.net
     config = vars(net).get("config")
     if not isinstance(config, dict) or "second_clock" not in config:
@@ -192,7 +193,7 @@ class Trajectories:
         object.__setattr__(self, "event", check_counts("event", self.event))
         for name in ("top", "zero", "inverts"):
             check_number(name, getattr(self, name), 0.0, 1.0)
-        check_number("c", self.c, 0.0, math.inf, open_low=True)
+        check_number("c", self.c, 0.0, open_low=True, infinite=True)
 
     def __call__(
         self, model: ScoreModel, x0: Tensor, *, generator: torch.Generator, **condition: Any

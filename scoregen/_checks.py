@@ -238,10 +238,8 @@ def check_state(x: object, name: str = "x") -> Tensor:
 
 
 def check_data(x: object, name: str = "x") -> Tensor:
-    """A batch of samples as `check_state` has it, finite and not empty: for what takes data."""
+    """A batch of samples as `check_state` has it, and finite: for entry points that take data."""
     x = check_state(x, name)
-    if x.numel() == 0:
-        raise ValueError(f"{name} must hold at least one number, got the shape {tuple(x.shape)}")
     check_finite(name, x)
     return x
 

@@ -131,6 +131,7 @@ def test_two_step_method_by_longhand_recursion() -> None:
     torch.testing.assert_close(found[:, 0], torch.tensor(gains, dtype=F64), rtol=1e-11, atol=1e-13)
 
 
+@pytest.mark.slow
 def test_many_moves_reach_the_integrals() -> None:
     v, sde = 0.25, VPSDE()
     sampler = Sampler(DDIM(), UniformLam(1500, stop=sde.t_min))

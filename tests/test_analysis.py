@@ -201,10 +201,10 @@ def test_a_thousand_ancestral_steps_in_64_dimensions_take_less_than_two_seconds(
     sde = DiscreteVPSDE.linear(1000)
     variances = torch.logspace(-2, 1, 64)
     taken = []
-    for _ in range(3):  # the quickest of three: other processes share the machine
-        begin = time.perf_counter()
+    for _ in range(3):  # of processor time: other processes share the machine
+        begin = time.process_time()
         law = output_law(sampler, sde, variances)
-        taken.append(time.perf_counter() - begin)
+        taken.append(time.process_time() - begin)
         if taken[-1] < 2:
             break
     assert min(taken) < 2

@@ -363,6 +363,7 @@ def test_log_z_by_annealing_holds_the_sum() -> None:
     assert found.high - found.low < 0.5
 
 
+@pytest.mark.slow
 def test_contrastive_divergence_trains_a_machine() -> None:
     x = torch.cat([normal(200, 1) * 0.2 - 1, normal(200, 1, seed=1) * 0.2 + 1]).float()
     model = seeded(lambda: BoltzmannMachine((1,), 4, std=0.5, mean=x.mean(0)))

@@ -197,6 +197,7 @@ def test_a_learned_variance_runs_from_small_to_large_in_log_space() -> None:
     assert bool(half.total.isfinite().all())
 
 
+@pytest.mark.slow
 def test_the_bound_bounds_the_likelihood_of_its_own_chain() -> None:
     """Importance weighting closes the gap from above; the limit is the chain's exact density."""
     steps = 5

@@ -170,6 +170,7 @@ def test_n_and_2n_steps_share_the_path(solver: Any, least: float) -> None:
     assert float((outs[-1] - fresh).square().mean().sqrt()) > 20 * gaps[-1]
 
 
+@pytest.mark.slow
 def test_a_strong_solution_is_the_exact_one() -> None:
     """Data at a point: y = x / alpha obeys dy = y dc / c + dW, solved along the same path."""
     model = Gaussian(SDE, torch.zeros(1, dtype=F64), 1e-12)

@@ -110,6 +110,7 @@ def test_w2_of_singular_covariances_is_finite(rank):
 
 
 @pytest.mark.parametrize("lengthscale", [0.5, 2.0])
+@pytest.mark.slow
 def test_mmd_is_the_double_cubature_of_the_kernel(lengthscale):
     means = (M1[:2], M2[:2])
     covariances = (C1[:2, :2], C2[:2, :2])

@@ -309,7 +309,10 @@ def test_every_row_of_the_readme_runs(code: str) -> None:
 
 
 # Pages that fit a sampler, run a study or integrate likelihoods: twelve seconds to a minute each.
-LONG = {"families.md", "few-steps.md", "benchmark-script.md", "energies.md", "likelihood.md"}
+LONG = {
+    "benchmark-script.md", "bring-your-network.md", "energies.md", "extending.md", "families.md",
+    "few-steps.md", "flow-maps.md", "guidance.md", "likelihood.md",
+}  # fmt: skip
 
 
 @pytest.mark.parametrize(

@@ -277,6 +277,7 @@ def test_each_recovers_a_gaussian(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
+@pytest.mark.slow
 def test_each_recovers_a_mixture(name: str) -> None:
     """Means within 0.15, log variance within 0.25, log odds within 0.5."""
     data = two_humps_data(6000)

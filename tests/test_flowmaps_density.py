@@ -91,6 +91,7 @@ def both_ways(steps: int) -> tuple[sg.GaussianMixture, FlowMap]:
     return teacher, last.ema
 
 
+@pytest.mark.slow
 def test_a_trained_map_runs_both_ways_and_states_its_gap() -> None:
     teacher, model = both_ways(300)
     x = teacher.draw(200, torch.Generator().manual_seed(3)).float()

@@ -362,6 +362,7 @@ def test_the_guided_ode_is_not_the_tilted_law_but_a_geometric_mean(c, u, scale) 
 
 
 @pytest.mark.parametrize(("c", "u", "scale"), CASES)
+@pytest.mark.slow
 def test_the_guided_sde_leads_to_a_third_law(c, u, scale) -> None:
     """The exact variance of the reverse SDE's output, from the sampler's own coefficients."""
     sde = EDMSDE(t_min=1e-5, t_max=300.0)

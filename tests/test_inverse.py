@@ -107,6 +107,7 @@ def test_any_event_shape_passes() -> None:
         assert sampler.sample(model, (0, 1, 2, 2), seed=0).shape == (0, 1, 2, 2)
 
 
+@pytest.mark.slow
 def test_exact_guidance_converges_to_the_posterior_at_the_solvers_order() -> None:
     problem = problems.noisy(VPSDE())
     model = TMPD(problem.model, problem.seen)
@@ -121,6 +122,7 @@ def test_exact_guidance_converges_to_the_posterior_at_the_solvers_order() -> Non
     assert problems.w2(problems.affine_law(second, model, 4), problem) < 6e-3
 
 
+@pytest.mark.slow
 def test_every_method_errs_as_the_table_says() -> None:
     """The approximate methods err by more than their moves do; how they rank among themselves."""
     sde = VPSDE()

@@ -164,6 +164,7 @@ def small_network(**options) -> ScoreNetwork:
     return ScoreNetwork(net, RectifiedSDE(t_min=1e-3, t_max=0.99), Velocity())
 
 
+@pytest.mark.slow
 def test_the_gradient_reaches_the_parameters() -> None:
     model = small_network()
     x = torch.tensor([[0.3, -0.5]], dtype=torch.float64, requires_grad=True)

@@ -434,6 +434,7 @@ def test_a_network_with_only_a_score_can_be_corrected() -> None:
         assert torch.isfinite(out).all()
 
 
+@pytest.mark.slow
 def test_dual_averaging_reaches_its_target_per_chain() -> None:
     model = Gaussian(STATIC, torch.zeros(10), torch.logspace(-1, 0, 10))
     for first in (1e-3, 1.0):

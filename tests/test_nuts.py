@@ -172,6 +172,7 @@ def test_chains_that_start_right_stay_right() -> None:
     assert distance < (torch.tensor(2e6).log().item() / (2 * n)) ** 0.5
 
 
+@pytest.mark.slow
 def test_trees_fit_their_scale_and_report_themselves() -> None:
     model = Gaussian(STATIC, torch.zeros(2, dtype=F64), torch.tensor([1.0, 25.0]))
     kernel = DualAveraging(NUTS(0.3, depth=5), warmup=30)

@@ -134,6 +134,7 @@ def test_named_grids_fall_from_end_to_end(grid: Any) -> None:
     ],
     ids=str,
 )
+@pytest.mark.slow
 def test_optimal_times_are_closer_than_any_named_ones(sde: Any, solver: Any, steps: int) -> None:
     def distance(grid: Any) -> float:
         return output_law(Sampler(solver, grid), sde, SPECTRUM, start="prior").w2

@@ -125,6 +125,7 @@ def test_a_corrector_adds_one_order(solver: Solver) -> None:
     assert found.last >= solver.order + 0.8
 
 
+@pytest.mark.slow
 def test_the_rates_of_a_chain_do_cost_an_order() -> None:
     """The same tableau on dx / dt, as on every other process: what the angle is for."""
 
@@ -311,6 +312,7 @@ class IndependentStages(Solver):
         return x + tau * noise(x, t, s), None
 
 
+@pytest.mark.slow
 def test_a_lost_brownian_path_is_found() -> None:
     assert not keeps_weak_order(IndependentStages())
     assert shortfalls(IndependentStages(), ("EDM",)) != []

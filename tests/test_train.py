@@ -249,6 +249,7 @@ def test_a_stopped_training_ends_where_the_uninterrupted_one_does(
         assert equal(bits(rest[-1].ema), bits(straight[-1].ema))
 
 
+@pytest.mark.slow
 def test_a_killed_training_resumes_from_the_last_file(tmp_path: Path) -> None:
     whole = model()
     straight = train(whole)
@@ -932,6 +933,7 @@ accelerator.end_training()
 """
 
 
+@pytest.mark.slow
 def test_two_processes_share_the_batch_and_end_with_the_same_weights(tmp_path: Path) -> None:
     pytest.importorskip("accelerate")
     script = tmp_path / "ranks.py"

@@ -113,7 +113,8 @@ def strong_error(
     """
     check_kind("sampler", sampler, Sampler, "Sampler(DDIM(), UniformTime(20))")
     levels = sampler.levels(check_model(model).sde)
-    check_data(x)
+    if check_data(x).numel() == 0:
+        raise ValueError(f"x must hold at least one state, got the shape {tuple(x.shape)}")
     if truth is not None:
         check_same_shape("truth", check_data(truth, "truth"), x)
     else:

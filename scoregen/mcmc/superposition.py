@@ -57,6 +57,11 @@ class Superposition(Solver):
         self, model: ScoreModel, x: Tensor, t: Level, s: Level, state: Any, noise: Noise
     ) -> tuple[Tensor, Any]:
         parts: list[Any] = list(model.models) if isinstance(model, Mixture) else [model]
+        if t.alpha == 0:
+            raise ValueError(
+                "a superposition moves in x / alpha, which alpha = 0 has not; start the grid "
+                "a little below t_max"
+            )
         if any(isinstance(part.sde, StaticSDE) for part in parts):
             raise TypeError("a time-free part of a mixture is no marginal of the process")
         if state is None:  # far out in the noise the models agree

@@ -38,7 +38,7 @@ class Sinusoids(nn.Module):
         super().__init__()
         features = check_count("features", features, 0)
         min_period = check_number("min_period", min_period)
-        max_period = check_number("max_period", max_period)
+        max_period = check_number("max_period", max_period, infinite=True)
         if features < 4 or features % 2:
             raise ValueError(f"features must be an even number >= 4, got {features}")
         if not 0 < min_period < max_period < math.inf:

@@ -94,7 +94,9 @@ def survives(mutant: Mutant) -> bool:
         tests = [f"tests/{test}.py" for test in mutant.tests.split()]
         if mutant.at >= 0:
             tests.insert(0, f"scoregen/{mutant.file}")
-        code = pytest.main(["-x", "-q", "-p", "no:cacheprovider", *tests])
+        # libraries are imported before the fork, too early for pytest to rewrite them
+        early = "ignore::pytest.PytestAssertRewriteWarning"
+        code = pytest.main(["-x", "-q", "-p", "no:cacheprovider", "-W", early, *tests])
         used = str(getattr(sys.modules.get("scoregen"), "__file__", copy))
     if not used.startswith(str(copy)) or code not in (0, 1, 2, 4):
         raise RuntimeError(f"pytest could not run {tests} on the copy: exit {code}, {used}")

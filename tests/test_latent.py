@@ -33,7 +33,7 @@ from scoregen.data import Units
 from scoregen.densities import gaussian_w2
 from scoregen.guidance import ClassifierFree
 from scoregen.latent import AutoEncoder, LatentModel, LinearAutoEncoder, check_autoencoder, encoded
-from scoregen.metrics import MomentError
+from scoregen.metrics import FunctionMetric, MomentError
 
 F64 = torch.float64
 SDE = VPSDE(t_min=1e-5)
@@ -193,7 +193,11 @@ def test_pictures_of_latent_images_are_images(tmp_path: Path) -> None:
         model,
         {"ddim": Sampler(DDIM(), UniformLam(5))},
         steps=[5],
-        metrics=[lambda samples, reference: float(samples.mean())],
+        metrics=[
+            FunctionMetric(
+                lambda x, y: float(x.mean()), direction="lower", biased=False, name="mean"
+            )
+        ],
         reference=labelled_images().x,
         event=model.event,
         decode=model.decode,

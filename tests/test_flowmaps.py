@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from scoregen.flowmaps import (
     FlowMap,
     FlowMapModel,
     GaussianFlowMap,
+    GrowingPairs,
     Jump,
     Lagrangian,
     LagrangianSteps,
@@ -36,6 +37,7 @@ from scoregen.flowmaps import (
     Trajectories,
     flow_map,
     from_score_network,
+    jump,
     trajectories,
 )
 from scoregen.flowmaps.angles import flow_rate, midpoint
@@ -226,6 +228,58 @@ def expected_loss(loss: Any, model: Wrong, first: float, last: float) -> Tensor:
     eps = torch.tensor(b.ravel(), dtype=F64)[:, None].repeat(1, 2)
     times = [torch.full((len(x0),), value, dtype=F64) for value in (first, last)]
     return (chance * loss.at(model, Draw(x0, eps, *times))).sum()
+
+
+def test_the_distance_keeps_its_digits_where_c_is_large() -> None:
+    # half the square over c sqrt(d), as c grows: 4 / (2 c sqrt(1)), where sqrt(4 + c^2) - c is 0
+    error = torch.full((1, 1), 2.0)
+    for c in (1e5, 1e12):
+        assert float(distance(error, c)) == pytest.approx(2 / c, rel=1e-6)
+    assert float(distance(error, 1e300)) == 0.0  # less than any float32
+
+
+def test_laws_losses_averages_and_clocks_need_no_class_of_ours() -> None:
+    def law(sde: sg.SDE, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        return torch.full((count,), 1.0, dtype=torch.float64), torch.zeros(count).double()
+
+    def one(model: Any, x0: Tensor, *, generator: torch.Generator, **condition: Any) -> Tensor:
+        return torch.ones(len(x0), dtype=x0.dtype)
+
+    @dataclass(frozen=True)
+    class Growing:
+        longest: float = 1.0
+
+        def __call__(
+            self, sde: sg.SDE, count: int, generator: torch.Generator
+        ) -> tuple[Tensor, Tensor]:
+            return torch.full((count,), self.longest, dtype=torch.float64), torch.zeros(count)
+
+    x = normal(3, 2).float()
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        net = MLP(event=(2,), hidden=8, second_clock=True)
+    model = FlowMap(net, VPSDE(), V(), span=lambda sde, t, s, x: torch.ones(len(x)))
+    assert model.jump(x, 0.9, 0.1).shape == (3, 2)
+    average = torch.optim.swa_utils.AveragedModel(model)
+    for pairs in (law, GrowingPairs(4, pairs=Growing())):
+        loss = Shortcut(pairs, one, average=average)(model, x, generator=generator())
+        assert loss.shape == (3,)
+        assert bool((loss >= 1).all())
+    assert int(average.n_averaged) == 2
+
+
+def test_a_row_of_nan_stays_in_its_row_and_another_event_is_refused() -> None:
+    model, x = exact(VPSDE()), normal(3, 2)
+    t, s = model.sde.level(0.9), model.sde.level(0.1)
+    x[1] = math.nan
+    assert jump(model, x, t, s).isfinite().all(1).tolist() == [True, False, True]
+    for call in (jump, FlowMapModel.jump):
+        with pytest.raises(ValueError, match=r"event \(2,\), got \(4, 3\)"):
+            call(model, torch.zeros(4, 3), t, s)
+    with pytest.raises(TypeError, match=r"s must be a Level, such as model\.sde\.level\(s\)"):
+        jump(model, x, t, 0.1)
+    with pytest.raises(ValueError, match="first must hold one angle for each of 3 samples"):
+        Draw(torch.zeros(3, 2), torch.zeros(3, 2), torch.ones(1), torch.zeros(3))
 
 
 def expected_gradient(loss: Any, sde: sg.SDE, first: float, last: float) -> float:

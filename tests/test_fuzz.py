@@ -40,6 +40,9 @@ def _fuzz() -> ModuleType:
         ("analysis.", 9),
         ("metrics.", 7),
         ("solvers.", 11),
+        ("flowmaps.", 11),
+        ("latent.", 1),
+        ("baselines.", 9),
     ],
 )
 def test_bad_arguments_are_refused_in_words(package: str, every: int) -> None:

@@ -124,6 +124,8 @@ POSTERIOR = sg.mcmc.PosteriorEnergy(
 EVIDENCE = sg.mcmc.Evidence(0.0, -1.0, 1.0, 9.0, torch.zeros(9), torch.zeros(9, 1), -1.0, 2.0)
 
 MAP = sg.flowmaps.GaussianFlowMap(VP, torch.zeros(2), 0.25)
+PATHS = sg.flowmaps.trajectories(MAP, 4, moves=4, progress=False).x
+LABELS = sg.Data(normal(20, 2), torch.arange(20) % 2)
 PCA = sg.latent.LinearAutoEncoder(torch.zeros(2), torch.eye(2)[:1])
 
 
@@ -290,8 +292,17 @@ WRONG = {
 # What holds a value of any kind as it is, for others to check; and what a Metropolis kernel or a
 # resampling evaluates at states that may have diverged: NaN stays in its row there and is rejected.
 HANDED_ON = {"models.Shared", "energies.energy_of", "mcmc.leapfrog", "mcmc.effective"}
-# Infinity that is a value of its own: churn at every noise level.
-MEANT = {("solvers.TauInterval", "high", "inf")}
+# What is a value of its own.
+MEANT = {
+    ("solvers.TauInterval", "high", "inf"),  # churn at every noise level
+    # the squared error, as the limit of the pseudo-Huber distance
+    *((f"flowmaps.{name}", "c", "inf") for name in (
+        "Consistency", "ConsistencyDistillation", "Lagrangian", "LagrangianSteps", "MeanFlow",
+        "Shortcut", "Trajectories",
+    )),
+    # samplers jump from states that may have diverged: NaN stays in its row, and is found there
+    *(("flowmaps.jump", "x", label) for label in ("nan tensor", "one inf")),
+}  # fmt: skip
 
 
 class Outcome(NamedTuple):
@@ -372,6 +383,18 @@ def use(thing: Any, made: Any) -> Any:
             else sg.UniformTime(3, start=0.9)
         )
         return sg.Sampler(made, grid).sample(EXACT, (3, 2))
+    if isinstance(made, sg.flowmaps.JumpObjective):
+        return [made, made(MAP, normal(4, 2), generator=generator())]
+    if isinstance(made, sg.flowmaps.Trajectories):
+        return [made, made(MAP, PATHS, generator=generator())]
+    if isinstance(made, sg.flowmaps.Pairs | sg.flowmaps.GrowingPairs):
+        return [made, made(VP, 5, generator())]
+    if isinstance(made, sg.baselines.MixtureFit | sg.baselines.NaiveBayes):
+        made.fit(LABELS if made.classes else LABELS.unlabelled())
+    if isinstance(made, sg.baselines.Generator):
+        return made.sample(3, seed=0)
+    if isinstance(made, sg.baselines.Perceptron):
+        return made(torch.zeros(3, *made.inputs), torch.zeros(3).long() if made.classes else None)
     if isinstance(made, sg.latent.LatentModel):
         return made.sample(sg.Sampler(sg.DDIM(), sg.UniformTime(3)), 3)
     if isinstance(made, sg.Sampler):
@@ -379,7 +402,7 @@ def use(thing: Any, made: Any) -> Any:
     if isinstance(made, sg.guidance.ClassifierFree):
         made = made.given(label=torch.arange(3))
     if isinstance(made, sg.ScoreModel):
-        return made(normal(3, 2), 0.5).score
+        return made(normal(3, *((2,) if made.event is None else made.event)), 0.5).score
     if isinstance(made, sg.models.Parameterization):
         return made.coefficients(VP, VP.level(0.5))
     if isinstance(made, sg.MLP):

@@ -10,7 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .._checks import check_count, check_counts, check_data, check_number
+from .._checks import (
+    check_count,
+    check_counts,
+    check_data,
+    check_finite,
+    check_number,
+    check_tensor,
+)
 from .._rows import flat
 from ..densities import GaussianMixture
 from ..energies import EnergyModel
@@ -57,8 +64,12 @@ class BoltzmannMachine(EnergyModel):
         self.sde, self.event = StaticSDE(), check_counts("event", event)
         d, h = math.prod(self.event), check_count("hidden", hidden)
         check_number("std", std, 0.0, open_low=True)
-        if mean is not None and tuple(mean.shape) != self.event:
-            raise ValueError(f"mean must have shape {self.event}, got {tuple(mean.shape)}")
+        if mean is not None:
+            check_finite("mean", check_tensor("mean", mean))
+            if not mean.is_floating_point():
+                raise TypeError(f"mean must be of floating-point numbers, got {mean.dtype}")
+            if tuple(mean.shape) != self.event:
+                raise ValueError(f"mean must have shape {self.event}, got {tuple(mean.shape)}")
         start = torch.zeros(d) if mean is None else mean.detach().reshape(d).clone()
         self.b = nn.Parameter(start)
         self.c = nn.Parameter(torch.zeros(h))

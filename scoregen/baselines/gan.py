@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from .._checks import check_count, check_counts, check_number
+from .._checks import check_count, check_counts, check_kind, check_number
 from .._rows import against, row_norm
 from ..data import Data
 from ..models.base import evaluating
@@ -37,6 +37,8 @@ class Adversarial(Generator):
         latent: int,
         penalty: float,
     ) -> None:
+        for name, net in (("the generator", generator), ("the critic", critic)):
+            check_kind(name, net, nn.Module, "Perceptron((2,), (2,))")
         self.generator, self.critic = generator, critic
         self.event, self.latent = check_counts("event", event), check_count("latent", latent)
         self.penalty = check_number("penalty", penalty, 0.0)

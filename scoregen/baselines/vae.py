@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from .._checks import check_count, check_counts, check_flag
+from .._checks import check_count, check_counts, check_entries, check_flag, check_kind
 from .._rows import row_sum
 from ..latent import AutoEncoder
 from ..models.base import evaluating
@@ -44,6 +44,11 @@ class LatentVariables(Trained, AutoEncoder):
     ) -> None:
         self.event, self.sizes = check_counts("event", event), check_counts("sizes", sizes)
         self.latent = (self.sizes[0],)
+        encoders = check_entries("encoders", encoders, "networks")
+        decoders = check_entries("decoders", decoders, "networks")
+        for name, nets in (("encoder", encoders), ("decoder", decoders)):
+            for i, net in enumerate(nets):
+                check_kind(f"{name} {i}", net, nn.Module, "Perceptron((2,), (2,))")
         if not len(encoders) == len(decoders) == len(self.sizes):
             raise ValueError(
                 f"need one encoder and one decoder for each of {len(self.sizes)} levels, got "
@@ -246,6 +251,7 @@ class HierarchicalVAE(LatentVariables):
         noisy: bool = False,
     ):
         super().__init__()
+        sizes = check_counts("sizes", sizes)
         if len(sizes) < 2:
             raise ValueError(f"a hierarchy has at least two levels, got sizes {sizes}: use VAE")
         self._build(event, sizes, encoders, decoders, variance, noisy)

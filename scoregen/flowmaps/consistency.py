@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .._checks import check_number
-from ..models import ScoreModel
+from ..models import ScoreModel, check_model
 from ..objectives.denoising import Objective
 from .angles import midpoint, noised
 from .jumps import mapped
@@ -44,6 +44,7 @@ class Consistency(JumpObjective):
     c: float = 0.1
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_number("gap", self.gap, 0.0, 1.0, open_low=True)
         check_number("c", self.c, 0.0, open_low=True, infinite=True)
 
@@ -81,6 +82,10 @@ class ConsistencyDistillation(Consistency):
     """
 
     teacher: ScoreModel = field(kw_only=True)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_model(self.teacher, "teacher")
 
     def nearer(self, draw: Draw, before: Tensor) -> Tensor:
         return midpoint(self.teacher, draw.w, draw.first, before, **draw.condition)

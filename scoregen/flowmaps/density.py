@@ -16,7 +16,7 @@ from ..likelihood.ode import log_normal
 from ..models import ScoreModel
 from ..models.modes import evaluating
 from ..processes import SDE, Level
-from .model import flow_map, jump
+from .model import check_event, flow_map, jump
 
 __all__ = ["MapLogProb", "log_prob"]
 
@@ -74,7 +74,7 @@ def log_prob(
     -1.838
     """
     flow_map(model)
-    check_data(x, "x")
+    check_event(model, check_data(x, "x"))
     if prior is not None:
         check_callable("prior", prior, "(batch, *event) -> (batch,), the log-density at the end")
     if chunk is not None:

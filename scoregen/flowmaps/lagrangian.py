@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .._checks import check_number
-from ..models import ScoreModel
+from ..models import ScoreModel, check_model
 from .angles import flow_rate, lowest, midpoint
 from .jumps import derivative, mapped
 from .objective import Draw, JumpObjective, distance
@@ -41,6 +41,9 @@ class Lagrangian(JumpObjective):
     c: float = math.inf
 
     def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.teacher is not None:
+            check_model(self.teacher, "teacher")
         check_number("c", self.c, 0.0, open_low=True, infinite=True)
 
     def at(self, model: ScoreModel, draw: Draw) -> Tensor:
@@ -84,6 +87,9 @@ class LagrangianSteps(JumpObjective):
     c: float = 0.1
 
     def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.teacher is not None:
+            check_model(self.teacher, "teacher")
         check_number("gap", self.gap, 0.0, 1.0, open_low=True)
         check_number("c", self.c, 0.0, open_low=True, infinite=True)
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .._checks import check_number
 from .._rows import against
-from ..models import ScoreModel
+from ..models import ScoreModel, check_model
 from ..objectives.denoising import Objective
 from .angles import flow_rate
 from .jumps import derivative, velocity_between
@@ -49,7 +49,10 @@ class MeanFlow(JumpObjective):
     c: float = math.inf
 
     def __post_init__(self) -> None:
-        check_number("same", self.same, 0.0, 1.0)
+        super().__post_init__()
+        if self.teacher is not None:
+            check_model(self.teacher, "teacher")
+        object.__setattr__(self, "same", check_number("same", self.same, 0.0, 1.0))
         check_number("c", self.c, 0.0, open_low=True, infinite=True)
 
     def at(self, model: ScoreModel, draw: Draw) -> Tensor:

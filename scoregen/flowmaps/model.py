@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .._checks import check_callable, check_flag, check_kind, check_state
 from ..densities import Gaussian
 from ..densities.base import column
 from ..models import (
@@ -55,6 +56,9 @@ class AngleSpan:
     """
 
     inverts: bool = False
+
+    def __post_init__(self) -> None:
+        check_flag("inverts", self.inverts)
 
     def __call__(self, sde: SDE, t: Level, s: Level, x: Tensor) -> Tensor:
         span = angle(t) - angle(s)
@@ -105,6 +109,7 @@ class FlowMapModel(ScoreModel):
         Raises:
             ValueError: for times outside the process, or a jump that the map was not trained for.
         """
+        check_event(self, x)
         start = t if isinstance(t, Level) else self.level(t, x)
         stop = s if isinstance(s, Level) else self.level(s, x)
         p = self.predict(x, start, to=stop, **condition)
@@ -150,6 +155,7 @@ class FlowMap(FlowMapModel):
         self.net, self.sde, self.parameterization = plain.net, sde, parameterization
         self.clock: Clock = HalfLogSNR() if clock is None else clock
         self.span: Span = AngleSpan() if span is None else span
+        check_callable("span", self.span, "(sde, t, s, x) -> (batch,), such as AngleSpan()")
 
     def predict(
         self, x: Tensor, t: Level, *, to: Level | None = None, **condition: Any
@@ -250,8 +256,28 @@ def check_direction(model: ScoreModel, upwards: bool) -> None:
         )
 
 
+def check_event(model: ScoreModel, x: Tensor) -> None:
+    """Refuse what is no batch of the model's event; of any event where the model knows none."""
+    check_state(x)
+    if model.event is not None and tuple(x.shape[1:]) != tuple(model.event):
+        raise ValueError(
+            f"x must have shape (batch, *event) with event {model.event}, got {tuple(x.shape)}"
+        )
+
+
 def jump(model: ScoreModel, x: Tensor, t: Level, s: Level, **condition: Any) -> Tensor:
     """X(x, t, s) of a flow map, also through wrappers: alpha_s x0_hat + sigma_s eps_hat.
+
+    NaN stays in its row: samplers find it there.
+
+    Args:
+        model: a flow map, or one in wrappers.
+        x: state at t, shape (batch, *event).
+        t: level now.
+        s: level after.
+
+    Raises:
+        ValueError, TypeError: for what is no score model, no batch of its event, or no level.
 
     >>> from scoregen import VPSDE
     >>> sde = VPSDE()
@@ -260,6 +286,9 @@ def jump(model: ScoreModel, x: Tensor, t: Level, s: Level, **condition: Any) -> 
     >>> torch.allclose(jump(exact, x, sde.level(1.0), sde.level(0.0)), x)
     True
     """
+    check_event(check_model(model), x)
+    for name, level in (("t", t), ("s", s)):
+        check_kind(name, level, Level, f"model.sde.level({name})")
     return model.predict(x, t, to=s, **condition).combine(s.alpha, s.sigma, "the jump")
 
 

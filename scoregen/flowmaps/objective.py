@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from .._checks import check_state
+from .._checks import (
+    check_batch,
+    check_callable,
+    check_kind,
+    check_same_shape,
+    check_state,
+)
 from .._rows import against, row_sum
 from ..models import ScoreModel
 from ..objectives import DenoisingScoreMatching, UniformLaw
@@ -33,6 +40,9 @@ class Draw:
         last: theta_s, likewise.
         condition: passed on to the model.
 
+    Raises:
+        ValueError, TypeError: for shapes that do not fit, or NaN and infinity on the CPU.
+
     >>> one = torch.ones(1, dtype=torch.float64)
     >>> Draw(torch.ones(1, 2), torch.zeros(1, 2), 0 * one, 0 * one).w
     tensor([[1., 1.]])
@@ -43,6 +53,18 @@ class Draw:
     first: Tensor
     last: Tensor
     condition: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check_batch(self.x0, "x0")
+        check_same_shape("eps", check_batch(self.eps, "eps"), self.x0)
+        for name in ("first", "last"):
+            angles = check_batch(getattr(self, name), name)
+            if angles.shape != self.x0.shape[:1]:
+                raise ValueError(
+                    f"{name} must hold one angle for each of {len(self.x0)} samples, got the shape "
+                    f"{tuple(angles.shape)}"
+                )
+        check_kind("condition", self.condition, Mapping, '{"label": label}')
 
     @property
     def w(self) -> Tensor:
@@ -69,7 +91,8 @@ def distance(error: Tensor, c: float) -> Tensor:
     if math.isinf(c):
         return square
     wide = c * math.sqrt(max(1, math.prod(error.shape[1:])))
-    return (square + wide**2).sqrt() - wide
+    # the difference of the two roots, without the cancellation where c is large
+    return square / ((square + wide * wide).sqrt() + wide)
 
 
 @dataclass(frozen=True)
@@ -88,6 +111,13 @@ class JumpObjective(ABC):
     pairs: PairLaw = field(default_factory=Pairs)
     diagonal: Objective | None = field(default_factory=lambda: DenoisingScoreMatching(UniformLaw()))
 
+    def __post_init__(self) -> None:
+        law = "(sde, count, generator) -> (theta_t, theta_s), such as Pairs()"
+        check_callable("pairs", self.pairs, law)
+        if self.diagonal is not None:
+            loss = "(model, x0, *, generator, **condition) -> (batch,), or None"
+            check_callable("diagonal", self.diagonal, loss)
+
     def __call__(
         self, model: ScoreModel, x0: Tensor, *, generator: torch.Generator, **condition: Any
     ) -> Tensor:
@@ -100,6 +130,7 @@ class JumpObjective(ABC):
             **condition: passed on to the model.
         """
         check_state(x0, "x0")
+        check_kind("generator", generator, torch.Generator, "torch.Generator().manual_seed(0)")
         flow_map(model)
         first, last = self.pairs(model.sde, len(x0), generator)
         check_direction(model, bool((last > first).any()))

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, is_dataclass, replace
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
-from .._checks import check_count, check_number
+from .._checks import check_count, check_number, shown
 from ..processes import SDE
 from .angles import angle, lowest
 
@@ -51,7 +51,8 @@ class Pairs:
 
     def __post_init__(self) -> None:
         for name in ("top", "zero", "inverts"):
-            check_number(name, getattr(self, name), 0.0, 1.0)
+            share = check_number(name, getattr(self, name), 0.0, 1.0)
+            object.__setattr__(self, name, share)
         check_number("longest", self.longest, 0.0, math.pi / 2, open_low=True)
 
     def __call__(self, sde: SDE, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -94,6 +95,12 @@ class GrowingPairs(nn.Module):
     def __init__(self, calls: int, shortest: float = 0.1, pairs: Pairs | None = None):
         super().__init__()
         self.pairs = Pairs() if pairs is None else pairs
+        law = is_dataclass(self.pairs) and not isinstance(self.pairs, type)
+        if not (law and callable(self.pairs) and hasattr(self.pairs, "longest")):
+            raise TypeError(
+                "pairs must be Pairs(), or another dataclass of a law with a field longest to be "
+                f"replaced, got {shown(pairs)}"
+            )
         self.calls = check_count("calls", calls)
         self.shortest = check_number("shortest", shortest, 0.0, self.pairs.longest, open_low=True)
         self.done: Tensor

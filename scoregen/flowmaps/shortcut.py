@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._checks import check_number
+from .._checks import check_number, shown
 from ..models import ScoreModel
 from ..training.ema import EMA
 from .jumps import mapped
@@ -44,6 +44,15 @@ class Shortcut(JumpObjective):
     c: float = math.inf
 
     def __post_init__(self) -> None:
+        super().__post_init__()
+        average: Any = self.average
+        parts = ("update_parameters", "module")
+        # any average with the two parts will do, torch's AveragedModel too
+        if average is not None and not all(hasattr(average, part) for part in parts):
+            raise TypeError(
+                "average must be EMA(model), or another average with update_parameters(model) and "
+                f"module, got {shown(average)}"
+            )
         check_number("c", self.c, 0.0, open_low=True, infinite=True)
 
     def __call__(

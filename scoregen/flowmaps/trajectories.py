@@ -10,7 +10,15 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from .._checks import check_count, check_counts, check_kind, check_number, check_state
+from .._checks import (
+    check_count,
+    check_counts,
+    check_flag,
+    check_kind,
+    check_number,
+    check_state,
+    shown,
+)
 from ..data import Data
 from ..grids import SinhLam, Times
 from ..models import ScoreModel, ScoreNetwork, check_model
@@ -46,6 +54,7 @@ def from_score_network(model: ScoreNetwork, *, inverts: bool = False) -> FlowMap
     True
     """
     check_kind("model", model, ScoreNetwork, "ScoreNetwork(net, VPSDE(), V())")
+    check_flag("inverts", inverts)
     net = model.net
     config = vars(net).get("config")
     if not isinstance(config, dict) or "second_clock" not in config:
@@ -114,14 +123,21 @@ def trajectories(
     check_count("count", count)
     check_count("moves", moves, 3)
     check_count("chunk", chunk)
-    event = teacher.event if event is None else event
-    if event is None:
+    check_flag("progress", progress)
+    known = teacher.event if event is None else event
+    if known is None:
         raise ValueError("the teacher does not know the shape of a sample: give event=")
+    event = check_counts("event", known)
+    if teacher.event is not None and event != tuple(teacher.event):
+        raise ValueError(f"event must be that of the teacher, {teacher.event}, got {event}")
+    if label is not None:
+        _check_label(label, count)
     solver = EulerStart(AngularAB(2)) if solver is None else solver
+    check_kind("solver", solver, Solver, "EulerStart(AngularAB(2))")
     if solver.order is None:
         raise ValueError(f"solver must be noise-free, got {solver!r}; use EulerStart(AngularAB(2))")
     sde = teacher.sde
-    draws = torch.Generator().manual_seed(seed)
+    draws = torch.Generator().manual_seed(check_count("seed", seed, 0))
     knots = sde.lam(SinhLam(moves, start=_finite_start(sde))(sde))[:-1]
     gaps = knots.diff()
     place, _ = teacher.placement()
@@ -140,11 +156,20 @@ def trajectories(
             if label is not None:
                 model = teacher.given(label=label[first : first + size].to(place))
             rows = [
-                torch.cat([torch.full((size, 1), angle(t)), _unit(x, t).flatten(1).cpu()], 1)
+                torch.cat([torch.full((size, 1), angle(t)), _unit(x, t).reshape(size, -1).cpu()], 1)
                 for _, t, x, _ in sampler.iterate(model, x, noise=SampleNoise(seed))
             ]
             found.append(torch.stack(rows, 1))
     return Data(torch.cat(found), label, name="trajectories")
+
+
+def _check_label(label: object, count: int) -> None:
+    """Refuse what is not one whole number for each trajectory."""
+    if not isinstance(label, Tensor) or label.shape != (count,) or label.dtype != torch.int64:
+        raise ValueError(
+            f"label must be an int64 tensor with one class for each of {count} trajectories, got "
+            f"{shown(label)}"
+        )
 
 
 def _finite_start(sde: Any) -> float:
@@ -192,7 +217,8 @@ class Trajectories:
     def __post_init__(self) -> None:
         object.__setattr__(self, "event", check_counts("event", self.event))
         for name in ("top", "zero", "inverts"):
-            check_number(name, getattr(self, name), 0.0, 1.0)
+            share = check_number(name, getattr(self, name), 0.0, 1.0)
+            object.__setattr__(self, name, share)
         check_number("c", self.c, 0.0, open_low=True, infinite=True)
 
     def __call__(
@@ -207,6 +233,7 @@ class Trajectories:
             **condition: passed on to the model.
         """
         check_state(x0, "x0")
+        check_kind("generator", generator, torch.Generator, "torch.Generator().manual_seed(0)")
         flow_map(model)
         check_direction(model, self.inverts > 0)
         size = math.prod(self.event)

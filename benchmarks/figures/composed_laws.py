@@ -100,7 +100,7 @@ def solvers(model: ScoreModel) -> list[tuple[str, Any, Any, int]]:
         ]
     return [
         ("sum of scores, no weights", Ancestral("large"), model, 200),
-        ("FeynmanKac, scores", FeynmanKac(), hidden(model), 200),
+        ("FeynmanKac, scores", FeynmanKac(), hidden(model), 400),
         ("FeynmanKac and MALA, densities", FeynmanKac(weights="densities", kernel=MOVE), model, 60),
     ]
 

@@ -68,8 +68,9 @@ def test_one_evaluation_draws_the_digit_that_the_flow_draws() -> None:
 def test_the_bundled_map_keeps_its_figures() -> None:
     """Paired over three seeds of 1,000: Fréchet, distance to the exact flow, class accuracy.
 
-    The goals are 0.10 and 0.05 beyond the flow's Fréchet distance, and RMS 0.11 and 0.09. The second
-    of them is 0.053 here, with an interval of 0.052 on three seeds; 0.06 keeps it from growing.
+    The goals are 0.10 and 0.05 beyond the flow's Fréchet distance, and RMS 0.11 and 0.09. The
+    second of them is 0.053 here, with an interval of 0.052 on three seeds; 0.06 keeps it from
+    growing.
     """
     digits = script("train_flow_map")
     for evaluations, excess, rms in ((1, 0.10, 0.11), (2, 0.06, 0.09)):

@@ -317,6 +317,10 @@ def test_the_interval_switches_guidance_off_outside() -> None:
     both = plain(X, times, label=LABEL).eps, model(X, times, label=LABEL).eps
     within = (times >= 0.2) & (times <= 0.5)
     torch.testing.assert_close(said, torch.where(within[:, None], *both))
+    upwards = ClassifierFree(model, 3.0, interval=(0.3, math.inf))
+    for t, expected in [(0.2, model), (0.9, plain)]:
+        got = upwards(X, t, label=LABEL).eps
+        torch.testing.assert_close(got, expected(X, t, label=LABEL).eps)
 
 
 def test_the_learned_variance_is_the_conditional_one() -> None:

@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parent.parent
 MEASURE = """
 import sys, time
@@ -37,3 +39,25 @@ def test_every_package_is_reached_from_the_top() -> None:
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
     )
     assert done.stdout.strip() == "['cli']"  # a program, not a package to use
+
+
+FIRST = {
+    "operators": "(a * a).variances, (a / a**0.5).mean, 0.3 * a + a, a**2",
+    "a product of scores": "sg.ScoreNetwork(sg.MLP((1,), 8), sg.VPSDE(), sg.V()) * a",
+    "a checkpoint": "sg.digits_model()",
+    "the recommended sampler": "sg.recommended(a, 5).sample(a, (2, 1))",
+    "an exact law": "sg.output_law(sg.Sampler(sg.DDIM(), sg.UniformTime(3)), sg.VPSDE(), (0.5,))",
+    "a flow map": "sg.flowmaps.digits_map()",
+    "a family of the command line": "__import__('scoregen._families')._families.classes('solver')",
+}
+
+
+@pytest.mark.parametrize("use", FIRST.values(), ids=list(FIRST))
+def test_first_uses_need_no_import_of_another_package(use: str) -> None:
+    """In a process of its own, where nothing else has imported what it needs."""
+    code = (
+        "import torch, scoregen as sg\n"
+        f"a = sg.Gaussian(sg.VPSDE(), torch.zeros(1), 1.0)\nprint(({use}) is None)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout.strip() == "False", done.stderr

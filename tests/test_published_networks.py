@@ -6,6 +6,7 @@ Their numbers stand beside the origins' own in `test_interop_origins`.
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -110,6 +111,17 @@ def test_wrong_inputs_are_refused(name: str) -> None:
         net(x, clock, torch.tensor([0, 1]))
     with pytest.raises(ValueError, match="whole numbers"):
         made(name, classes=4)(x, clock, torch.tensor([0, 1, 2]))
+
+
+def test_activations_may_be_of_any_size() -> None:
+    """A file of EDM2 without clip_act has no bound."""
+    with torch.random.fork_rng(devices=[]):
+        free, bounded = (
+            EDM2(3, 8, (1,), 1, (True,), head_channels=8, clip=c) for c in (math.inf, 1e6)
+        )
+    bounded.load_state_dict(free.state_dict())
+    x, clock = batch()
+    torch.testing.assert_close(free(x, clock), bounded(x, clock), rtol=0, atol=0)
 
 
 @pytest.mark.parametrize(

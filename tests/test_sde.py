@@ -121,6 +121,8 @@ def test_time_inverts_the_log_ratio_up_to_the_ends(sde: SDE) -> None:
     torch.testing.assert_close(sde.time(sde.lam(t)), t, rtol=1e-8, atol=0)
     # chains snap times to a knot within 1e-7 of the distance between knots
     torch.testing.assert_close(SDE.time(sde, sde.lam(t)), t, rtol=2e-7, atol=1e-14)
+    # the clean end has lam = inf, in any kind of float
+    assert sde.level_at(np.float64(math.inf)) == sde.level_at(math.inf)
     if math.isfinite(sde.level(sde.t_max).lam):
         assert sde.level_at(sde.level(sde.t_max).lam).t == pytest.approx(sde.t_max, rel=1e-9)
 

@@ -489,6 +489,13 @@ def test_labels_go_only_where_there_are_classes() -> None:
 # Bad arguments
 
 
+def test_an_infinite_norm_clips_nothing() -> None:
+    free, wide = model(), model()
+    train(free, grad_clip=math.inf)
+    train(wide, grad_clip=1e30)
+    assert equal(bits(free), bits(wide))
+
+
 @pytest.mark.parametrize(
     ("change", "kind"),
     [

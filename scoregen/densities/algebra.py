@@ -122,9 +122,8 @@ def mixture_of(sde: SDE, found: Moments, event: tuple[int, ...]) -> GaussianMixt
 def exact_product(sde: SDE, parts: Sequence[tuple[float, Analytic]]) -> Exact | None:
     """prod_i p_i^b_i, normalised, as a Gaussian or a mixture; None where it is neither.
 
-    Precisions and precision-weighted means add (oracle: N1 N2 has precision P1 + P2); mixtures
-    multiply component by component, and take whole exponents alone. A component whose weight is 0
-    in float64 is left out.
+    Precisions and precision-weighted means add; mixtures multiply component by component, and take
+    whole exponents alone. A component whose weight is 0 in float64 is left out.
 
     Args:
         sde: of the result.

@@ -3,7 +3,6 @@
 Start with `Potential`, `EnergyNetwork` and `energy_from_score`.
 """
 
-from . import algebra  # noqa: F401, which gives the operators on models their meaning
 from .composition import GeometricPath, Mixture, Negated, Product, Tempered
 from .conservative import (
     Curl,

@@ -10,7 +10,6 @@ from ..densities import Analytic
 from ..densities.algebra import exact_product, exact_sum
 from ..models import ScoreModel
 from ..models.base import check_model
-from ..models.operators import MEANING
 from .composition import Mixture, Negated, Product, Tempered, common_process
 
 __all__ = ["power", "product", "quotient", "total"]
@@ -127,6 +126,3 @@ def total(a: ScoreModel, b: ScoreModel) -> ScoreModel:
         found = Mixture(*models, weights=masses, log_z=log_z)
     found.mass = sum(mass for mass, _, _ in terms)
     return found
-
-
-MEANING.update(product=product, quotient=quotient, power=power, sum=total)

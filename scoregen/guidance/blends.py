@@ -9,10 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._checks import (
-    check_number,
-    check_numbers,
-)
+from .._checks import check_entries, check_number
 from ..models import Prediction, ScoreModel, ScoreNetwork, Wrapped, check_model
 from ..models.base import twin
 from ..models.conditions import Kept, fill, join, kept, select
@@ -104,10 +101,11 @@ def _checked_scale(scale: Any) -> Any:
 def _checked_interval(interval: tuple[float, float] | None) -> tuple[float, float] | None:
     if interval is None:
         return None
-    ends = check_numbers("interval", interval, 0.0)
+    ends = check_entries("interval", interval, "real numbers")
     if len(ends) != 2:
         raise ValueError(f"interval must be (low, high), got {ends}")
-    return ends[0], check_number("the high end of the interval", ends[1], ends[0])
+    low = check_number("the low end of the interval", ends[0], 0.0)
+    return low, check_number("the high end of the interval", ends[1], low, infinite=True)
 
 
 class _Guided(Wrapped):

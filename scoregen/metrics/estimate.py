@@ -137,7 +137,6 @@ class FunctionMetric:
         check_callable("function", self.function, "(samples, reference) -> Estimate or number")
         check_kind("name", self.name, str, '"width", or "" for that of the function')
         declared(self)
-        check_kind("name", self.name, str, '"width"')
         if not self.name:
             object.__setattr__(self, "name", _name_of(self.function))
 

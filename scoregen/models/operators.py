@@ -1,21 +1,23 @@
 """Operators on models, as on the page: `prior * likelihood`, `model ** (1 / T)`, `a + b`.
 
-What they mean is written where energies are, since a product of scores has one; `energies.algebra`
-enters it in `MEANING`.
+What they mean is written in `energies.algebra`, since a product of scores has an energy.
 """
 
 from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable
+from importlib import import_module
 from typing import Any
 
 from .._checks import check_number
 
 __all__ = ["Operators"]
 
-MEANING: dict[str, Callable[[Any, Any], Any]] = {}
+
+def _algebra() -> Any:
+    """The module of energies that writes the operations, imported when the first one is used."""
+    return import_module("scoregen.energies.algebra")
 
 
 def _number(value: object) -> bool:
@@ -46,7 +48,7 @@ tensor([0.3000, 0.7000], dtype=torch.float64))
     def __mul__(self, other: object) -> Any:
         if _number(other):
             return _scaled(self, other)
-        return MEANING["product"](self, other) if isinstance(other, Operators) else NotImplemented
+        return _algebra().product(self, other) if isinstance(other, Operators) else NotImplemented
 
     def __rmul__(self, other: object) -> Any:
         return _scaled(self, other) if _number(other) else NotImplemented
@@ -56,13 +58,13 @@ tensor([0.3000, 0.7000], dtype=torch.float64))
             return _scaled(self, 1 / check_number("the divisor", other, 0.0, open_low=True))
         if not isinstance(other, Operators):
             return NotImplemented
-        return MEANING["quotient"](self, other)
+        return _algebra().quotient(self, other)
 
     def __pow__(self, exponent: object) -> Any:
-        return MEANING["power"](self, exponent) if _number(exponent) else NotImplemented
+        return _algebra().power(self, exponent) if _number(exponent) else NotImplemented
 
     def __add__(self, other: object) -> Any:
-        return MEANING["sum"](self, other) if isinstance(other, Operators) else NotImplemented
+        return _algebra().total(self, other) if isinstance(other, Operators) else NotImplemented
 
 
 def _scaled(model: Any, factor: object) -> Any:

@@ -146,7 +146,7 @@ class EDM2(nn.Module):
         skip_balance: share of the earlier state where two are joined.
         block_balance: share of the residual branch.
         attention_balance: share of the attention branch.
-        clip: greatest size of an activation.
+        clip: greatest size of an activation; inf for any.
 
     Attributes:
         config: the arguments above; `EDM2(**net.config)` builds the same network.
@@ -187,7 +187,7 @@ class EDM2(nn.Module):
             check_number("block_balance", block_balance, 0.0, 1.0),
             check_number("attention_balance", attention_balance, 0.0, 1.0),
         )
-        clip = check_number("clip", clip, 0.0, open_low=True)
+        clip = check_number("clip", clip, 0.0, open_low=True, infinite=True)
         check_count("head_channels", head_channels)
         widths = [mult * width for mult in mults]
         noise_width = widths[0] if noise_width is None else check_count("noise_width", noise_width)

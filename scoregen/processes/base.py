@@ -139,7 +139,9 @@ class SDE(ABC):
 
     def level_at(self, lam: float) -> Level[float]:
         """The level whose half log-SNR is lam, as Python floats."""
-        return _level_at(self, lam if type(lam) is float else check_number("lam", lam))
+        return _level_at(
+            self, lam if type(lam) is float else check_number("lam", lam, infinite=True)
+        )
 
     def levels(self, times: Tensor | Iterable[float]) -> list[Level[float]]:
         """Levels of a whole grid at once, as Python floats.

@@ -57,7 +57,7 @@ class TrainSettings:
             check_count(name, getattr(self, name), 0)
         check_number("lr", self.lr, 0.0, open_low=True)
         check_number("weight_decay", self.weight_decay, 0.0)
-        check_number("grad_clip", self.grad_clip, 0.0, open_low=True)
+        check_number("grad_clip", self.grad_clip, 0.0, open_low=True, infinite=True)
         check_number("ema_decay", self.ema_decay, 0.0, 1.0, open_high=True)
         check_number("label_dropout", self.label_dropout, 0.0, 1.0)
 

@@ -300,6 +300,8 @@ def test_every_row_of_the_readme_runs(code: str) -> None:
         exec(GIVEN, scope)
         if code.startswith("sg.compare"):
             code = code.replace("model", "mine", 1)[:-1] + ".x, samples=50)"
+        if code.startswith("sg.tune"):
+            code = code[:-1] + ", trajectories=32, progress=False)"
         if code.startswith("sg.log_prob"):
             code = code[:-1] + ", trace=sg.likelihood.Hutchinson(), rtol=1e-3, atol=1e-3)"
         scope["made"] = eval(code, scope)

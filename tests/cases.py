@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.util
 import inspect
 import math
+import sys
 from collections.abc import Callable, Iterable
+from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -295,3 +299,15 @@ class NoFloat64(TorchDispatchMode):
             if isinstance(value, torch.Tensor) and value.device.type == "meta":
                 assert value.dtype != F64, f"{func} makes float64 on the device"
         return out
+
+
+def benchmark(place: str) -> ModuleType:
+    """A script under benchmarks/, such as "checks/fuzz", as a module."""
+    path = Path(__file__).resolve().parents[1] / "benchmarks" / f"{place}.py"
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    if spec is None or spec.loader is None:
+        raise FileNotFoundError(path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[path.stem] = module
+    spec.loader.exec_module(module)
+    return module

@@ -2,35 +2,20 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
-from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 import torch
+from cases import benchmark
 
 from scoregen.densities import GaussianMixture
 
-ROOT = Path(__file__).resolve().parents[1]
 F64 = torch.float64
-
-
-def load(name: str) -> ModuleType:
-    path = ROOT / "benchmarks" / "figures" / f"{name}.py"
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module
 
 
 def test_exact_draws_are_judged_exact_and_others_are_not() -> None:
     """40,000 draws: coverage .9, no distance, no error of the weights; shifted ones fail."""
-    posteriors = load("posteriors")
+    posteriors = benchmark("figures/posteriors")
     tasks: list[Any] = list(posteriors.tasks(1))
     for task in (tasks[0], tasks[2], tasks[4]):
         make = posteriors.closed if task.matrix is not None else posteriors.gridded
@@ -49,7 +34,7 @@ def test_exact_draws_are_judged_exact_and_others_are_not() -> None:
 
 
 def test_gridded_and_closed_posteriors_agree() -> None:
-    posteriors = load("posteriors")
+    posteriors = benchmark("figures/posteriors")
     task = list(posteriors.tasks(1))[1]
     exact, grid = (make(task, task.y[0]) for make in (posteriors.closed, posteriors.gridded))
     torch.testing.assert_close(exact.mean, grid.mean, rtol=0, atol=1e-6)
@@ -61,7 +46,7 @@ def test_gridded_and_closed_posteriors_agree() -> None:
 
 @pytest.mark.slow
 def test_every_method_is_judged() -> None:
-    lines = list(load("posteriors").tables(fast=True))
+    lines = list(benchmark("figures/posteriors").tables(fast=True))
     rows = [line for line in lines if line.startswith("| ") and "method" not in line]
     assert len(rows) > 50
     assert sum("diverges" in row for row in rows) < 10
@@ -72,7 +57,7 @@ def test_every_method_is_judged() -> None:
 def test_composed_laws_hold_over_pooled_runs(name: str) -> None:
     """16 runs of 2,000 particles: mode weight, mean and variance within Student's 1e-6 (15 degrees:
     7.6 standard errors), and the standard error of the weight itself small enough to say so."""
-    laws = load("composed_laws")
+    laws = benchmark("figures/composed_laws")
     model: Any = laws.compositions()[name]
     truth = laws.exact(model, 0.0)
     solver = laws.FeynmanKac(weights="densities", kernel=laws.MOVE)
@@ -85,7 +70,7 @@ def test_composed_laws_hold_over_pooled_runs(name: str) -> None:
 
 def test_exact_numbers_of_the_laws_are_those_of_closed_forms() -> None:
     """The guided law has .2126 on the right; a product of mixtures is a mixture."""
-    laws = load("composed_laws")
+    laws = benchmark("figures/composed_laws")
     compositions = laws.compositions()
     assert laws.exact(compositions["guided A^3 B^-2"], 0.0)[0] == pytest.approx(0.2126, abs=1e-4)
     product: Any = laws.A * laws.B
@@ -102,7 +87,7 @@ def test_exact_numbers_of_the_laws_are_those_of_closed_forms() -> None:
 
 
 def test_energy_training_reads_weights_and_scores_off_the_exact_energy() -> None:
-    training = load("energy_training")
+    training = benchmark("figures/energy_training")
     share, error = training.judged(training.DATA)
     assert share == pytest.approx(0.8, abs=1e-4)
     assert error < 1e-5

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import sys
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
 import torch
+from cases import benchmark
 
 import scoregen as sg
 from scoregen import MLP, VPSDE, Sampler, V
@@ -20,19 +18,6 @@ from scoregen.flowmaps.bundled import DIGITS_MAP
 from scoregen.grids import SinhLam, UniformAngle
 from scoregen.metrics import SlicedWasserstein, digits_classifier
 from scoregen.solvers import AngularAB, EulerStart
-
-BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks" / "training"
-
-
-def script(name: str) -> ModuleType:
-    """A benchmark as a module."""
-    spec = importlib.util.spec_from_file_location(name, BENCHMARKS / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module
 
 
 def test_the_bundled_map_is_small_and_is_what_its_card_says() -> None:
@@ -72,7 +57,7 @@ def test_the_bundled_map_keeps_its_figures() -> None:
     second of them is 0.053 here, with an interval of 0.052 on three seeds; 0.06 keeps it from
     growing.
     """
-    digits = script("train_flow_map")
+    digits = benchmark("training/train_flow_map")
     for evaluations, excess, rms in ((1, 0.10, 0.11), (2, 0.06, 0.09)):
         samples = [
             digits.draw(digits_map(), digits.jumps(evaluations), seed) for seed in digits.SEEDS
@@ -86,7 +71,7 @@ def test_the_bundled_map_keeps_its_figures() -> None:
 @pytest.mark.slow
 def test_one_evaluation_in_two_dimensions_is_near_fifty_of_the_flow() -> None:
     """Sliced W2 within 1.5 times of an equal network's probability flow, on four rings."""
-    planes = script("flow_map_2d")
+    planes = benchmark("training/flow_map_2d")
     trained = planes.train("rings", 800, scratch=False)
     one = planes.distances(trained.distilled, planes.ONE, "rings").mean()
     fifty = planes.distances(trained.score, planes.FIFTY, "rings").mean()

@@ -2,28 +2,16 @@
 
 from __future__ import annotations
 
-import importlib.util
 import math
 from collections import Counter
-from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
 import torch
+from cases import benchmark
 
 import scoregen as sg
 from scoregen import _checks
-
-
-def _fuzz() -> ModuleType:
-    path = Path(__file__).parents[1] / "benchmarks" / "checks" / "fuzz.py"
-    spec = importlib.util.spec_from_file_location("fuzz", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.mark.skipif(not hasattr(__import__("signal"), "SIGALRM"), reason="needs SIGALRM")
@@ -46,7 +34,7 @@ def _fuzz() -> ModuleType:
     ],
 )
 def test_bad_arguments_are_refused_in_words(package: str, every: int) -> None:
-    outcomes, skipped = _fuzz().fuzz(package, every)
+    outcomes, skipped = benchmark("checks/fuzz").fuzz(package, every)
     tally = Counter(outcome.kind for outcome in outcomes)
     assert not skipped
     assert len(outcomes) > 100
@@ -56,7 +44,7 @@ def test_bad_arguments_are_refused_in_words(package: str, every: int) -> None:
 
 
 def test_the_fuzz_separates_nan_from_an_error_of_python() -> None:
-    fuzz = _fuzz()
+    fuzz = benchmark("checks/fuzz")
 
     def careless(x: float) -> float:
         return x.real * 2

@@ -13,9 +13,8 @@ from typing import Any
 
 import pytest
 import torch
-from cases import F64, normal, tensor
+from cases import F64, NoFloat64, normal, tensor
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from scoregen import DDIM, EDMSDE, VESDE, ClassifierFree, DPMSolverPP, Gaussian, Sampler, UniformLam
 from scoregen.interop import (
@@ -492,19 +491,6 @@ def test_as_origin_refuses_what_was_not_imported() -> None:
 def test_wrong_arguments_are_refused(act: Any, error: type[Exception], word: str) -> None:
     with pytest.raises(error, match=word):
         act()
-
-
-class NoFloat64(TorchDispatchMode):
-    """Refuses float64 on "meta", which stands for a device that has none."""
-
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        out = func(*args, **(kwargs or {}))
-        for one in out if isinstance(out, tuple | list) else [out]:
-            if isinstance(one, Tensor) and one.is_meta and one.dtype == F64:
-                raise TypeError(f"float64 on the device, in {func}")
-        return out
 
 
 def test_no_float64_is_made_on_the_device() -> None:

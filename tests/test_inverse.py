@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
 import math
-from pathlib import Path
 
 import pytest
 import torch
+from cases import benchmark
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -41,12 +40,7 @@ from scoregen.inverse import (
 from scoregen.noise import BrownianNoise, ReplayNoise, SampleNoise
 from scoregen.solvers.ancestral import posterior as transition
 
-_PATH = Path(__file__).resolve().parents[1] / "benchmarks" / "figures" / "inverse_problems.py"
-_SPEC = importlib.util.spec_from_file_location("inverse_problems", _PATH)
-assert _SPEC is not None
-assert _SPEC.loader is not None
-problems = importlib.util.module_from_spec(_SPEC)
-_SPEC.loader.exec_module(problems)
+problems = benchmark("figures/inverse_problems")
 
 F64 = torch.float64
 MATRIX = torch.tensor([[0.5, 0.5, 0.0, 0.0], [0.0, 0.3, 0.7, 1.0]], dtype=F64)

@@ -10,9 +10,8 @@ from typing import Any
 
 import pytest
 import torch
-from cases import F64, normal, tensor
+from cases import F64, NoFloat64, normal, tensor
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 import scoregen as sg
 from scoregen.grids import Times
@@ -252,19 +251,6 @@ def test_complex_data_are_refused_with_a_way_that_keeps_them() -> None:
     x = torch.ones(1, 2, dtype=torch.complex64) * 1j
     with pytest.raises(TypeError, match="view_as_real"):
         sg.Gaussian(sg.VPSDE(), torch.zeros(2), 1.0)(x, 0.5)
-
-
-class NoFloat64(TorchDispatchMode):
-    """Refuses float64 on "meta", which stands for a device that has none."""
-
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        out = func(*args, **(kwargs or {}))
-        for one in out if isinstance(out, tuple | list) else [out]:
-            if isinstance(one, Tensor) and one.is_meta and one.dtype == F64:
-                raise TypeError(f"float64 on the device, in {func}")
-        return out
 
 
 @pytest.mark.parametrize(

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import importlib.util
 import math
-import sys
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from cases import APART, SOLVERS
+from cases import APART, SOLVERS, benchmark
 
 from scoregen import (
     DDIM,
@@ -44,19 +41,7 @@ from scoregen.solvers import DPMSolver3MAsPublished, DPMSolverPP, EulerStart, Ex
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def load(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(
-        name, ROOT / "benchmarks" / "samplers" / f"{name}.py"
-    )
-    if spec is None or spec.loader is None:
-        raise FileNotFoundError(name)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-PAGE = load("samplers_page")
+PAGE = benchmark("samplers/samplers_page")
 EVERY: list[Solver] = PAGE.instances()
 EVERY += [s for s in SOLVERS if s not in EVERY and not s.population]
 CLAIMING = [s for s in EVERY if s.weak_order is not None or s.order is not None]

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from scoregen.densities import Gaussian, GaussianMixture
 from scoregen.energies import Mixture, Negated, Potential, Product, Tempered
-from scoregen.grids import UniformLam
+from scoregen.grids import UniformLam, UniformTime
 from scoregen.guidance import AutoGuidance, ClassifierFree
 from scoregen.inverse import LinearMeasurement, TwistedSMC
 from scoregen.mcmc import (
@@ -28,7 +28,7 @@ from scoregen.mcmc import (
 from scoregen.models import Eps, Prediction, ScoreModel, ScoreNetwork
 from scoregen.networks import MLP
 from scoregen.noise import SampleNoise, TorchNoise
-from scoregen.processes import EDMSDE, VPSDE, Level
+from scoregen.processes import EDMSDE, VPSDE, Level, RectifiedSDE
 from scoregen.sampling import Sampler
 from scoregen.solvers import DDIM, Ancestral, DPMSolverPP
 
@@ -593,3 +593,11 @@ def test_superposition_of_one_model_is_its_chain() -> None:
     # a mixture of scores is refused by every other solver, before any work
     with pytest.raises(TypeError, match="no energy"):
         Sampler(FeynmanKac(), UniformLam(3)).sample(unit_modes(), (4, 1), dtype=F64)
+
+
+@pytest.mark.parametrize("steps", [1, 3])
+@pytest.mark.parametrize("solver", [FeynmanKac(), Superposition()], ids=repr)
+def test_a_start_without_signal_is_refused_in_words(solver: Any, steps: int) -> None:
+    model = Gaussian(RectifiedSDE(), torch.zeros(1), 0.5)
+    with pytest.raises(ValueError, match="a little below t_max"):
+        Sampler(solver, UniformTime(steps)).sample(model, (4, 1))

@@ -33,10 +33,10 @@ def library() -> str:
     True
     """
     total = hashlib.sha256()
-    root = _OWN
-    for path in sorted(root.rglob("*.py")):
-        if path.relative_to(root).parts[0] not in ("cli", "comparison"):
-            total.update(path.relative_to(root).as_posix().encode() + path.read_bytes())
+    for path in sorted(_OWN.rglob("*.py")):
+        place = path.relative_to(_OWN)
+        if place.parts[0] not in ("cli", "comparison"):
+            total.update(place.as_posix().encode() + path.read_bytes())
     return f"{__version__}+{total.hexdigest()[:12]}"
 
 

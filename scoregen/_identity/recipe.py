@@ -5,7 +5,6 @@ from __future__ import annotations
 import types
 from collections.abc import Callable, Iterator
 from dataclasses import is_dataclass
-from pathlib import PurePath
 from typing import Any
 
 import numpy as np
@@ -116,7 +115,7 @@ def _settings(module: nn.Module) -> Iterator[tuple[str, str]]:
         inside = [part for _, part in _reached(value)]
         if any(isinstance(part, Tensor | np.ndarray | nn.Module) for part in inside):
             continue
-        plain = (*ATOMS, float, types.NoneType, types.EllipsisType, PurePath, tuple)
+        plain = (*ATOMS, float, types.NoneType, types.EllipsisType, tuple)
         if all(isinstance(part, (*plain, list, dict)) for part in inside if part is not dict):
             yield key, repr(value)
             continue

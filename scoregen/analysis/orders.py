@@ -55,7 +55,7 @@ class ZigZag(_Log):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_number("ratio", self.ratio, 0.0, math.inf, open_low=True, open_high=True)
+        check_number("ratio", self.ratio, 0.0, open_low=True)
         check_number("margin", self.margin, 0.0, 1.0, open_low=True, open_high=True)
 
     def lams(self, first: float, last: float, moves: int) -> Tensor:

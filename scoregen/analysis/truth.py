@@ -54,8 +54,8 @@ def exact_flow(
     check_model(model)
     check_data(x)
     t, s = check_number("t", t), check_number("s", s)
-    rtol = check_number("rtol", rtol, 0.0, open_low=True, open_high=True)
-    atol = check_number("atol", atol, 0.0, open_low=True, open_high=True)
+    rtol = check_number("rtol", rtol, 0.0, open_low=True)
+    atol = check_number("atol", atol, 0.0, open_low=True)
     first, last = model.sde.level(t), model.sde.level(s)
     ends = [math.atan2(level.sigma, level.alpha) for level in (first, last)]
     low, high = min(ends), max(ends)

@@ -19,6 +19,7 @@ from ..models import Conditions
 from ..models.base import evaluating
 from ..models.conditions import expand
 from ..noise import SampleNoise
+from ..noise.sources import normal_like
 from ..processes import Level
 from ..training import EMA, TrainingError, TrainSettings
 from ..training.loop import private_draws
@@ -45,12 +46,7 @@ def drawn_by(generator: torch.Generator) -> Normal:
     >>> drawn_by(torch.Generator().manual_seed(0))(torch.zeros(3, 2)).shape
     torch.Size([3, 2])
     """
-
-    def normal(like: Tensor) -> Tensor:
-        z = torch.randn(like.shape, generator=generator, dtype=like.dtype, device=generator.device)
-        return z.to(like.device)
-
-    return normal
+    return lambda like: normal_like(like, generator)
 
 
 def needs(module: str, package: str, what: str) -> Any:
@@ -177,6 +173,21 @@ class Generator(nn.Module, ABC):
         if labels and data.classes > self.classes:
             raise ValueError(f"the data have {data.classes} classes and the model {self.classes}")
 
+    def _averaged(
+        self, update: Callable[[int], None], settings: TrainSettings, progress: bool
+    ) -> Self:
+        """Itself after all updates, with the average of the weights they passed through."""
+        average = EMA(self, settings.ema_decay)
+        self.train()
+        name = type(self).__name__
+        # dropout draws from torch's global generator
+        with private_draws(settings.seed, self.device):
+            for step in tqdm(range(settings.steps), desc=name, disable=None if progress else True):
+                update(step)
+                average.update_parameters(self)
+        self.load_state_dict(average.module.state_dict())
+        return self.eval()
+
     @property
     def device(self) -> torch.device:
         """Where its weights are."""
@@ -258,26 +269,22 @@ class Trained(Generator):
         weights = [p for p in self.parameters() if p.requires_grad]
         fused = self.device.type in ("cpu", "cuda")
         optimizer = torch.optim.AdamW(weights, lr, weight_decay=weight_decay, fused=fused)
-        average, batches = EMA(self, ema_decay), data.batches(batch, seed)
-        self.train()
-        bar = tqdm(range(steps), desc=type(self).__name__, disable=None if progress else True)
-        with private_draws(seed, self.device):  # dropout draws from torch's global generator
-            for step in bar:
-                x, _ = next(batches)
-                x = continuous(x, data, generator).to(self.device)
-                loss = self.loss(x, drawn_by(generator)).mean()
-                optimizer.zero_grad()
-                loss.backward()
-                descend(optimizer, settings, step, loss)
-                average.update_parameters(self)
-        self.load_state_dict(average.module.state_dict())
-        return self.eval()
+        batches = data.batches(batch, seed)
+
+        def update(step: int) -> None:
+            x, _ = next(batches)
+            x = continuous(x, data, generator).to(self.device)
+            descend(optimizer, settings, step, self.loss(x, drawn_by(generator)).mean())
+
+        return self._averaged(update, settings, progress)
 
 
 def descend(
     optimizer: torch.optim.Optimizer, settings: TrainSettings, step: int, loss: Tensor
 ) -> None:
     """One update at the rate of this step, with the gradient's norm clipped; nan is refused."""
+    optimizer.zero_grad()
+    loss.backward()
     weights = [p for group in optimizer.param_groups for p in group["params"]]
     norm = float(nn.utils.clip_grad_norm_(weights, 100.0))
     if not math.isfinite(norm):

@@ -20,6 +20,7 @@ from .._checks import (
 )
 from .._rows import flat
 from ..densities import GaussianMixture
+from ..densities.algebra import Moments, mixture_of
 from ..energies import EnergyModel
 from ..mcmc import Kernel
 from ..models import ScoreModel
@@ -138,11 +139,8 @@ class BoltzmannMachine(EnergyModel):
         """
         states = list(self._states())
         means, logs = (torch.cat([s[i] for s in states]) for i in (0, 1))
-        weights = logs.softmax(0)
-        kept = weights > 0
-        means = means[kept].reshape(-1, *self.event)
         variances = self._variance().expand(len(means)).clone()
-        return GaussianMixture(sde, weights[kept], means, variances)
+        return mixture_of(sde, Moments(logs, means, variances), self.event)
 
 
 @dataclass(frozen=True)

@@ -56,8 +56,11 @@ class Invertible(Trained):
         Args:
             x: data, shape (batch, *event).
         """
-        u = (flat(self.checked(x)).to(self.std.dtype) - self.mean) / self.std
+        u = self._standardised(x)
         return (self.flow().log_prob(u) - self.std.log().sum()).to(x.dtype)
+
+    def _standardised(self, x: Tensor) -> Tensor:
+        return (flat(self.checked(x)).to(self.std.dtype) - self.mean) / self.std
 
     def loss(self, x: Tensor, normal: Normal) -> Tensor:
         return -self.log_prob(x)
@@ -162,7 +165,7 @@ class Autoregressive(Invertible):
         Args:
             x: data, shape (batch, *event).
         """
-        u = (flat(self.checked(x)).to(self.std.dtype) - self.mean) / self.std
+        u = self._standardised(x)
         (layer,) = self.flow.transform.transforms
         univariate = layer.meta(None, u).base if len(self.mean) > 1 else layer().base
         z, slope = univariate.call_and_ladj(u)

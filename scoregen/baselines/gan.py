@@ -7,14 +7,12 @@ from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 
 from .._checks import check_count, check_counts, check_kind, check_number
 from .._rows import against, row_norm
 from ..data import Data
 from ..models.base import evaluating
-from ..training import EMA, TrainSettings
-from ..training.loop import private_draws
+from ..training import TrainSettings
 from .base import Generator, Normal, check_net, continuous, descend, drawn_by, dtype_of
 
 __all__ = ["GAN", "ConditionalGAN", "WassersteinGAN"]
@@ -142,34 +140,26 @@ class Adversarial(Generator):
         settings = TrainSettings(steps, batch, lr, seed, warmup=steps // 20, ema_decay=ema_decay)
         check_count("critic_steps", critic_steps)
         source = torch.Generator().manual_seed(seed)
-        normal, average = drawn_by(source), EMA(self, ema_decay)
+        normal = drawn_by(source)
         options: dict[str, Any] = {"lr": lr, "betas": (0.5, 0.9)}
         options["fused"] = self.device.type in ("cpu", "cuda")
         for_critic = torch.optim.Adam(self.critic.parameters(), **options)
         for_generator = torch.optim.Adam(self.generator.parameters(), **options)
         batches = data.batches(batch, seed)
-        self.train()
-        bar = tqdm(range(steps), desc=type(self).__name__, disable=None if progress else True)
-        with private_draws(seed, self.device):  # dropout draws from torch's global generator
-            for step in bar:
-                for _ in range(critic_steps):
-                    x, label = next(batches)
-                    x = continuous(x, data, source).to(self.device)
-                    z = normal(x.new_zeros(len(x), self.latent))
-                    with torch.no_grad():
-                        fake = self.generated(z, label)
-                    u = torch.rand(len(x), generator=source).to(x)
-                    loss = self.critic_loss(x, fake, u, label).mean()
-                    for_critic.zero_grad()
-                    loss.backward()
-                    descend(for_critic, settings, step, loss)
-                loss = self.generator_loss(self.generated(z, label), label).mean()
-                for_generator.zero_grad()
-                loss.backward()
-                descend(for_generator, settings, step, loss)
-                average.update_parameters(self)
-        self.load_state_dict(average.module.state_dict())
-        return self.eval()
+
+        def update(step: int) -> None:
+            for _ in range(critic_steps):
+                x, label = next(batches)
+                x = continuous(x, data, source).to(self.device)
+                z = normal(x.new_zeros(len(x), self.latent))
+                with torch.no_grad():
+                    fake = self.generated(z, label)
+                u = torch.rand(len(x), generator=source).to(x)
+                descend(for_critic, settings, step, self.critic_loss(x, fake, u, label).mean())
+            loss = self.generator_loss(self.generated(z, label), label).mean()
+            descend(for_generator, settings, step, loss)
+
+        return self._averaged(update, settings, progress)
 
     def _slope(self, x: Tensor, label: Tensor | None) -> Tensor:
         """|grad_x critic|, shape (batch,), differentiable in the critic's weights."""

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from .._checks import check_batch, check_callable, check_data, check_kind
 from ..energies import energy_of
 from ..models import ScoreModel, check_model
+from ..noise.sources import normal_like
 from ..objectives import TimeLaw, UniformLaw
 from ..processes import StaticSDE
 
@@ -70,13 +71,13 @@ class DensityRatio:
                 f"samples and data must have one event, got {tuple(self.samples.shape[1:])} and "
                 f"{tuple(x0.shape[1:])}"
             )
-        place = generator.device
-        rows = torch.randint(len(self.samples), (len(x0),), generator=generator, device=place)
+        rows = torch.randint(
+            len(self.samples), (len(x0),), generator=generator, device=generator.device
+        )
         y0 = self.samples[rows.to(self.samples.device)].to(x0)
         level = model.sde.level_of(self.law(model.sde, len(x0), generator).to(x0.device), x0)
         logits = []
         for clean in (x0, y0):
-            eps = torch.randn(x0.shape, generator=generator, dtype=x0.dtype, device=place)
-            noised = level.alpha * clean + level.sigma * eps.to(x0.device)
+            noised = level.alpha * clean + level.sigma * normal_like(x0, generator)
             logits.append(-energy_of(model, noised, level))
         return nn.functional.softplus(-logits[0]) + nn.functional.softplus(logits[1])

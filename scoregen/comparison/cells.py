@@ -160,35 +160,46 @@ def _threads(count: int | None) -> Iterator[None]:
 
 def stored(task: Task) -> tuple[dict[str, Any], Tensor | None] | None:
     """What a folder holds of a cell, where that is all that is wanted of it."""
-    job = task.job
-    record = None if job.folder is None else read_cell(Path(job.folder), task.cell)
-    if record is None or job.folder is None:
+    record, samples = _held(task)
+    if record is None or not _suffices(task, record, samples):
         return None
-    samples = read_samples(Path(job.folder), task.cell)
-    if record["status"] == "done":
-        if any(key not in record["measures"] for key in task.keys):
-            return None
-        if job.keep and (samples is None or len(samples) < job.count):
-            return None
-    return record, samples if samples is None or job.keep else samples[: job.show].clone()
+    return record, _kept(task.job, samples)
+
+
+def _held(task: Task) -> tuple[dict[str, Any] | None, Tensor | None]:
+    """The record and the samples of a cell, as far as a folder holds them."""
+    if task.job.folder is None:
+        return None, None
+    folder = Path(task.job.folder)
+    record = read_cell(folder, task.cell)
+    return record, None if record is None else read_samples(folder, task.cell)
+
+
+def _suffices(task: Task, record: dict[str, Any], samples: Tensor | None) -> bool:
+    if record["status"] != "done":
+        return True
+    if any(key not in record["measures"] for key in task.keys):
+        return False
+    return not task.job.keep or (samples is not None and len(samples) >= task.job.count)
+
+
+def _kept(job: Job, samples: Tensor | None) -> Tensor | None:
+    return samples if samples is None or job.keep else samples[: job.show].clone()
 
 
 def _run(task: Task) -> tuple[dict[str, Any], Tensor | None]:
     job = task.job
-    known = stored(task)
-    if known is not None:
-        return known
+    record, samples = _held(task)
+    if record is not None and _suffices(task, record, samples):
+        return record, _kept(job, samples)
     folder = None if job.folder is None else Path(job.folder)
-    record = None if folder is None else read_cell(folder, task.cell)
-    samples = None if folder is None or record is None else read_samples(folder, task.cell)
-    lacking = samples is None or len(samples) < job.count
-    new = record is None or lacking
+    new = record is None or samples is None or len(samples) < job.count
     if record is None or new:
         measures = {} if record is None else record["measures"]
         record, samples = _sampled(task)
         record["measures"] = measures
     fresh = record["status"] == "done" and _measured(task, record, samples)
-    kept = None if samples is None else samples if job.keep else samples[: job.show].clone()
+    kept = _kept(job, samples)
     if folder is not None and new and kept is not None:
         content = safetensors.torch.save({"samples": kept.contiguous()})
         write(cell_path(folder, task.cell).with_suffix(".safetensors"), content)

@@ -23,7 +23,7 @@ Exact = Gaussian | GaussianMixture
 
 
 class Moments(NamedTuple):
-    """K Gaussians: log weights (K,), means (K, d), covariances (K, d) or (K, d, d)."""
+    """K Gaussians: log weights (K,), means (K, d), covariances (K,), (K, d) or (K, d, d)."""
 
     log_weights: Tensor
     means: Tensor

@@ -105,7 +105,7 @@ def isotropic_kl(m1: Tensor, s1: Tensor | float, m2: Tensor, s2: Tensor | float)
         if isinstance(value, Tensor):
             check_real(name, value)
         else:
-            check_number(name, value, 0.0, open_low=True, open_high=True)
+            check_number(name, value, 0.0, open_low=True)
     if not bool(torch.isfinite(m1).all() & torch.isfinite(m2).all()):
         raise ValueError("the means must be finite, got NaN or infinity")
     a = torch.as_tensor(s1, dtype=torch.float64, device=m1.device)
@@ -240,7 +240,7 @@ def gaussian_mmd2(m1: Tensor, c1: Tensor, m2: Tensor, c2: Tensor, lengthscale: f
     >>> gaussian_mmd2(zero, one, zero, one, lengthscale=1.0).item()
     0.0
     """
-    lengthscale = check_number("lengthscale", lengthscale, 0.0, open_low=True, open_high=True)
+    lengthscale = check_number("lengthscale", lengthscale, 0.0, open_low=True)
     m1, c1, m2, c2 = gaussian_pair(m1, c1, m2, c2)
     l2 = lengthscale**2
 

@@ -236,22 +236,8 @@ class Mixture(EnergyModel):
         if not models:
             raise ValueError("need at least one model")
         ones = [1.0] * len(models)
-        shares = check_numbers(
-            "weights",
-            ones if weights is None else weights,
-            0.0,
-            math.inf,
-            open_low=True,
-            open_high=True,
-        )
-        log_z = check_numbers(
-            "log_z",
-            [0.0] * len(models) if log_z is None else log_z,
-            -math.inf,
-            math.inf,
-            open_low=True,
-            open_high=True,
-        )
+        shares = check_numbers("weights", ones if weights is None else weights, 0.0, open_low=True)
+        log_z = check_numbers("log_z", [0.0] * len(models) if log_z is None else log_z)
         if not len(shares) == len(log_z) == len(models):
             raise ValueError(f"need one weight and one log_z per model ({len(models)})")
         self.sde, self.models, self.log_z = common_process(models), nn.ModuleList(models), log_z

@@ -16,6 +16,7 @@ from .._checks import check_count, check_data, check_finite, check_kind, check_s
 from ..densities import Analytic
 from ..models import Given, Prediction, ScoreModel
 from ..models.base import check_model
+from ..noise.sources import normal_like
 from ..processes import Level, StaticSDE
 from .composition import Weighted
 from .energy import EnergyModel, EnergyPrediction, energy_of
@@ -149,11 +150,7 @@ def curl(
         leaf = x.detach().clone().requires_grad_()
         score = model.predict(leaf, level, **condition).score
         for _ in range(probes):
-            u, v = (
-                torch.randn(x.shape, generator=generator, dtype=x.dtype, device=generator.device)
-                for _ in range(2)
-            )
-            u, v = u.to(x.device), v.to(x.device)
+            u, v = (normal_like(x, generator) for _ in range(2))
             forms = []
             for left, right in ((u, v), (v, u)):
                 (pulled,) = torch.autograd.grad(score, leaf, left, retain_graph=True)

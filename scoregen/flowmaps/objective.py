@@ -20,6 +20,7 @@ from .._checks import (
 )
 from .._rows import against, row_sum
 from ..models import ScoreModel
+from ..noise.sources import normal_like
 from ..objectives import DenoisingScoreMatching, UniformLaw
 from ..objectives.denoising import Objective
 from .angles import noised
@@ -134,10 +135,7 @@ class JumpObjective(ABC):
         flow_map(model)
         first, last = self.pairs(model.sde, len(x0), generator)
         check_direction(model, bool((last > first).any()))
-        eps = torch.randn(
-            x0.shape, generator=generator, dtype=x0.dtype, device=generator.device
-        ).to(x0.device)
-        loss = self.at(model, Draw(x0, eps, first, last, condition))
+        loss = self.at(model, Draw(x0, normal_like(x0, generator), first, last, condition))
         if self.diagonal is not None:
             loss = loss + self.diagonal(model, x0, generator=generator, **condition)
         return loss

@@ -27,7 +27,7 @@ class Constant:
     steps: int
 
     def __post_init__(self) -> None:
-        check_number("t", self.t, 0.0, open_high=True)
+        check_number("t", self.t, 0.0)
         check_count("steps", self.steps)
 
     def __call__(self, sde: SDE) -> Tensor:
@@ -88,7 +88,7 @@ class Times:
     def __init__(self, *times: float):
         if len(times) < 2:
             raise ValueError(f"a grid needs at least two times, got {times!r}")
-        self.times = tuple(check_number("a time", t, 0.0, open_high=True) for t in times)
+        self.times = tuple(check_number("a time", t, 0.0) for t in times)
 
     def __call__(self, sde: SDE) -> Tensor:
         return torch.tensor(self.times, dtype=torch.float64)

@@ -37,7 +37,7 @@ class Polynomial(_Spaced):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_number("rho", self.rho, 0.0, open_low=True, open_high=True)
+        check_number("rho", self.rho, 0.0, open_low=True)
 
     def spaced(self, sde: SDE, start: float, stop: float, moves: int) -> Tensor:
         ends = start ** (1 / self.rho), stop ** (1 / self.rho)
@@ -67,8 +67,8 @@ class BetaQuantiles(_Spaced):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_number("a", self.a, 0.0, open_low=True, open_high=True)
-        check_number("b", self.b, 0.0, open_low=True, open_high=True)
+        check_number("a", self.a, 0.0, open_low=True)
+        check_number("b", self.b, 0.0, open_low=True)
 
     def spaced(self, sde: SDE, start: float, stop: float, moves: int) -> Tensor:
         levels = [1 - i / moves for i in range(moves + 1)]
@@ -100,7 +100,7 @@ class PolyExponential(_Log):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_number("rho", self.rho, 0.0, open_low=True, open_high=True)
+        check_number("rho", self.rho, 0.0, open_low=True)
 
     def lams(self, first: float, last: float, moves: int) -> Tensor:
         ramp = torch.linspace(1.0, 0.0, moves + 1, dtype=torch.float64) ** self.rho
@@ -127,7 +127,7 @@ class Interpolated:
     steps: int
 
     def __post_init__(self) -> None:
-        times = check_numbers("times", self.times, 0.0, open_high=True)
+        times = check_numbers("times", self.times, 0.0)
         object.__setattr__(self, "times", times)
         check_count("steps", self.steps)
         jumps = times[-1:] == (0.0,)
@@ -188,11 +188,11 @@ class RestartGrid:
 
     def __post_init__(self) -> None:
         check_callable("grid", self.grid, "(sde) -> times, such as UniformTime(20)")
-        check_number("low", self.low, 0.0, open_low=True, open_high=True)
-        check_number("high", self.high, self.low, open_low=True, open_high=True)
+        check_number("low", self.low, 0.0, open_low=True)
+        check_number("high", self.high, self.low, open_low=True)
         check_count("repeats", self.repeats, 0)
         check_count("inner", self.inner)
-        check_number("rho", self.rho, 0.0, open_low=True, open_high=True)
+        check_number("rho", self.rho, 0.0, open_low=True)
 
     def __call__(self, sde: SDE) -> Tensor:
         times = self.grid(sde)

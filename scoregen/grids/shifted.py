@@ -37,7 +37,7 @@ class Shifted:
 
     def __post_init__(self) -> None:
         check_callable("grid", self.grid, "(sde) -> times, such as UniformTime(20)")
-        check_number("shift", self.shift, 0.0, open_low=True, open_high=True)
+        check_number("shift", self.shift, 0.0, open_low=True)
         inner: Any = self.grid
         counted = is_dataclass(inner) and any(f.name == "steps" for f in fields(inner))
         if self.steps is None:

@@ -40,8 +40,8 @@ class SinhLam(_Log):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_number("centre", self.centre, 0.0, open_low=True, open_high=True)
-        check_number("width", self.width, 0.0, open_low=True, open_high=True)
+        check_number("centre", self.centre, 0.0, open_low=True)
+        check_number("width", self.width, 0.0, open_low=True)
 
     def lams(self, first: float, last: float, moves: int) -> Tensor:
         middle = -math.log(self.centre)

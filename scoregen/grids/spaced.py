@@ -34,8 +34,8 @@ class _Spaced:
     def __post_init__(self) -> None:
         check_count("steps", self.steps)
         if self.start is not None:
-            check_number("start", self.start, 0.0, open_low=True, open_high=True)
-        check_number("stop", self.stop, 0.0, open_high=True)
+            check_number("start", self.start, 0.0, open_low=True)
+        check_number("stop", self.stop, 0.0)
 
     def __call__(self, sde: SDE) -> Tensor:
         start = sde.t_max if self.start is None else self.start
@@ -162,7 +162,7 @@ class Karras(_Log):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_number("rho", self.rho, 0.0, open_low=True, open_high=True)
+        check_number("rho", self.rho, 0.0, open_low=True)
 
     def lams(self, first: float, last: float, moves: int) -> Tensor:
         ends = math.exp(-first / self.rho), math.exp(-last / self.rho)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -95,7 +94,7 @@ def _checked_scale(scale: Any) -> Any:
         return scale
     if callable(scale) and not isinstance(scale, type):
         return scale
-    return check_number("the guidance scale", scale, 0.0, math.inf, open_high=True)
+    return check_number("the guidance scale", scale, 0.0)
 
 
 def _checked_interval(interval: tuple[float, float] | None) -> tuple[float, float] | None:
@@ -139,9 +138,7 @@ class _Guided(Wrapped):
         elif not isinstance(scale, float):
             scale = scale(t)
             if not isinstance(scale, Tensor):
-                scale = check_number(
-                    "the guidance scale at this level", scale, 0.0, math.inf, open_high=True
-                )
+                scale = check_number("the guidance scale at this level", scale, 0.0)
         if self.interval is None:
             return scale
         low, high = self.interval

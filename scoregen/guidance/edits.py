@@ -46,8 +46,8 @@ class Clamped(_Edited):
 
     def __init__(self, model: ScoreModel, low: float = -1.0, high: float = 1.0):
         super().__init__(model)
-        self.low = check_number("low", low, open_low=True, open_high=True)
-        self.high = check_number("high", high, low, open_low=True, open_high=True)
+        self.low = check_number("low", low)
+        self.high = check_number("high", high, low, open_low=True)
 
     def edit(self, x0: Tensor) -> Tensor:
         largest = torch.finfo(x0.dtype).max  # a wider range clamps nothing
@@ -74,7 +74,7 @@ class DynamicThreshold(_Edited):
     def __init__(self, model: ScoreModel, quantile: float = 0.995, ceiling: float = 1.0):
         super().__init__(model)
         self.quantile = check_number("quantile", quantile, 0.0, 1.0, open_low=True)
-        self.ceiling = check_number("ceiling", ceiling, 0.0, open_low=True, open_high=True)
+        self.ceiling = check_number("ceiling", ceiling, 0.0, open_low=True)
 
     def edit(self, x0: Tensor) -> Tensor:
         if x0.numel() == 0:

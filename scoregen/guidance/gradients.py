@@ -103,7 +103,7 @@ class Classifier(Wrapped):
         check_choice("at", at, ("x_t", "mean"))
         check_callable("log_prob", log_prob, "(x, level) -> (batch,)")
         self.log_prob, self.at = log_prob, at
-        self.scale = check_number("scale", scale, 0.0, math.inf, open_high=True)
+        self.scale = check_number("scale", scale, 0.0)
 
     def predict(self, x: Tensor, t: Level, **condition: Any) -> Prediction:
         if self.at == "mean":
@@ -146,7 +146,7 @@ class Reconstruction(Wrapped):
         self.measure = measure
         self.register_buffer("y", check_measured(y))
         self.y: Tensor
-        self.scale = check_number("scale", scale, 0.0, math.inf, open_high=True)
+        self.scale = check_number("scale", scale, 0.0)
         self._kept: Kept | None = None
 
     def rows(self, part: slice | Tensor, batch: int) -> ScoreModel:

@@ -12,7 +12,7 @@ from torch import nn
 from ..networks import ADM, EDM2, NCSNpp
 from .pickles import Record, read_pickle
 from .preconditioned import Preconditioned
-from .weights import EDM2_BLOCK, EDM_BLOCK, edm_names, fill, renamed
+from .weights import EDM2_BLOCK, EDM_BLOCK, edm_names, existing, fill, renamed
 
 __all__ = ["edm_network"]
 
@@ -66,9 +66,7 @@ def edm_network(path: str | Path) -> tuple[Preconditioned, str, tuple[str, ...]]
         ...
     FileNotFoundError: no file absent.pkl; nothing is downloaded: fetch it first
     """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"no file {path}; nothing is downloaded: fetch it first")
+    path = existing(path)
     content = read_pickle(path)
     record = content.get("ema") if isinstance(content, dict) else content
     if not isinstance(record, Record) or record.name not in KINDS:

@@ -13,6 +13,7 @@ from .._checks import check_counts, shown
 from ..data import Units
 from ..latent import AutoEncoder
 from ..latent.autoencoder import check_autoencoder
+from .diffusers import _diffusers
 
 __all__ = ["DiffusersAutoEncoder", "from_diffusers_vae"]
 
@@ -79,11 +80,11 @@ def from_diffusers_vae(
         path = Path(source)
         if not (path / "config.json").is_file():
             raise FileNotFoundError(f"no {path}/config.json: need the folder of an AutoencoderKL")
-        import diffusers
-
-        source = diffusers.AutoencoderKL.from_pretrained(
-            str(path), use_safetensors=True, local_files_only=True
-        ).eval()
+        source = (
+            _diffusers()
+            .AutoencoderKL.from_pretrained(str(path), use_safetensors=True, local_files_only=True)
+            .eval()
+        )
     if not isinstance(source, nn.Module) or not hasattr(source, "config"):
         raise TypeError(f"need a diffusers AutoencoderKL or its folder, got {shown(source)}")
     config: Any = source.config

@@ -34,6 +34,20 @@ SONG_BLOCK = {
 }  # fmt: skip
 
 
+def existing(path: str | Path) -> Path:
+    """The path of a file that is there.
+
+    >>> existing("absent.pt")
+    Traceback (most recent call last):
+        ...
+    FileNotFoundError: no file absent.pt; nothing is downloaded: fetch it first
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no file {path}; nothing is downloaded: fetch it first")
+    return path
+
+
 def read(path: str | Path) -> Any:
     """What torch.save wrote, by weights alone: nothing in the file is run.
 
@@ -46,9 +60,7 @@ def read(path: str | Path) -> Any:
         ...
     FileNotFoundError: no file absent.pt; nothing is downloaded: fetch it first
     """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"no file {path}; nothing is downloaded: fetch it first")
+    path = existing(path)
     # checked beforehand, because torch's own refusal advises to load such a file unsafely
     foreign = (
         get_unsafe_globals_in_checkpoint(path) if zipfile.is_zipfile(path) else ["another format"]

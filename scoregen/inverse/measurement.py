@@ -55,7 +55,7 @@ class LinearMeasurement:
             )
         check_finite("the matrix", matrix)
         check_finite("y", y)
-        self.noise = check_number("noise", noise, 0.0, math.inf, open_high=True)
+        self.noise = check_number("noise", noise, 0.0)
         self.matrix, self.y = matrix.double(), y.double()
         self._values, self._vectors = torch.linalg.eigh(self.matrix @ self.matrix.mT)
         least = float(self._values.min()) if len(matrix) else 1.0
@@ -103,7 +103,7 @@ class LinearMeasurement:
         """prior * measurement, the posterior of a density that has one in closed form."""
         if not isinstance(prior, ScoreModel):
             return NotImplemented
-        return exact_posterior(prior, self)  # type: ignore[arg-type]  # refused there, in words
+        return exact_posterior(prior, self)
 
     def __call__(self, x: Tensor) -> Tensor:
         """A x, shape (batch, m)."""
@@ -151,7 +151,7 @@ class LinearMeasurement:
 
 
 def exact_posterior(
-    prior: Gaussian | GaussianMixture, measurement: LinearMeasurement
+    prior: ScoreModel, measurement: LinearMeasurement
 ) -> Gaussian | GaussianMixture:
     """p(x | y) of a Gaussian or a mixture, for y = A x + noise n: also `prior * measurement`.
 
@@ -160,7 +160,7 @@ def exact_posterior(
     prior's process, so its score at any level is the exact score of the noised posterior.
 
     Args:
-        prior: of x.
+        prior: of x, a `Gaussian` or a `GaussianMixture`.
         measurement: with one y of shape (m,).
 
     Raises:

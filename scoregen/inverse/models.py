@@ -68,9 +68,7 @@ class PiGDM(_Measured):
         self, model: ScoreModel, measurement: LinearMeasurement, prior_variance: float = 1.0
     ):
         super().__init__(model, measurement)
-        self.prior_variance = check_number(
-            "prior_variance", prior_variance, 0.0, math.inf, open_low=True, open_high=True
-        )
+        self.prior_variance = check_number("prior_variance", prior_variance, 0.0, open_low=True)
 
     def predict(self, x: Tensor, t: Level, **condition: Any) -> Prediction:
         p, pull = denoised(self.model, x, t, condition)

@@ -63,7 +63,7 @@ class TwistedSMC(Solver):
     population = True
 
     def __post_init__(self) -> None:
-        check_number("prior_variance", self.prior_variance, 0.0, open_low=True, open_high=True)
+        check_number("prior_variance", self.prior_variance, 0.0, open_low=True)
         check_choice("variance", self.variance, ("small", "large"))
         check_number("threshold", self.threshold, 0.0, 1.0)
         check_kind(

@@ -59,7 +59,7 @@ class DPS(Solver):
     def __post_init__(self) -> None:
         check_callable("measure", self.measure, "(batch, *event) -> (batch, *measurement)")
         check_measured(self.y)
-        check_number("scale", self.scale, 0.0, math.inf, open_high=True)
+        check_number("scale", self.scale, 0.0)
         check_choice("variance", self.variance, ("small", "large"))
 
     def step(
@@ -106,7 +106,7 @@ class DiffPIR(Solver):
         check_kind(
             "measurement", self.measurement, LinearMeasurement, "LinearMeasurement(a, y, 0.1)"
         )
-        check_number("strength", self.strength, 0.0, math.inf, open_low=True, open_high=True)
+        check_number("strength", self.strength, 0.0, open_low=True)
         check_number("zeta", self.zeta, 0.0, 1.0)
 
     def step(
@@ -152,7 +152,7 @@ class GuidedAncestral(Solver):
     variance: Literal["small", "large"] = "large"
 
     def __post_init__(self) -> None:
-        check_number("scale", self.scale, 0.0, math.inf, open_high=True)
+        check_number("scale", self.scale, 0.0)
         check_callable("log_prob", self.log_prob, "(x, level) -> (batch,)")
         check_choice("at", self.at, ("mean", "x_t"))
         check_choice("variance", self.variance, ("small", "large"))

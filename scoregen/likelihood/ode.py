@@ -203,8 +203,8 @@ def _span(sde: SDE, t_min: float | None, t_max: float | None) -> tuple[float, fl
 
 def _check(x: Tensor, rtol: float, atol: float, max_steps: int) -> None:
     check_data(x)
-    check_number("rtol", rtol, 0.0, open_low=True, open_high=True)
-    check_number("atol", atol, 0.0, open_low=True, open_high=True)
+    check_number("rtol", rtol, 0.0, open_low=True)
+    check_number("atol", atol, 0.0, open_low=True)
     check_count("max_steps", max_steps)
 
 

@@ -198,7 +198,7 @@ def _check_run(
     noise: Noise, repeats: int, confidence: float, resample: float, groups: int, log_z: float
 ) -> None:
     check_callable("noise", noise, "(like, t, s) -> Tensor, such as SampleNoise(0)")
-    check_number("log_z", log_z, -math.inf, math.inf, open_low=True, open_high=True)
+    check_number("log_z", log_z)
     check_count("repeats", repeats)
     check_number("confidence", confidence, 0.0, 1.0, open_low=True, open_high=True)
     check_number("resample", resample, 0.0, 1.0)

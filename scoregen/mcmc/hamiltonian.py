@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -65,7 +64,7 @@ def leapfrog(
     check_kind("t", t, Level, "model.sde.level(0.5)")
     check_same_shape("momentum", check_state(momentum, "momentum"), here.x)
     if not isinstance(h, Tensor):
-        check_number("h", h, -math.inf, math.inf, open_low=True, open_high=True)
+        check_number("h", h)
     elif check_tensor("h", h).numel() not in (1, len(momentum)):
         raise ValueError(f"h must be a number or of shape (batch,), got {tuple(h.shape)}")
     check_count("steps", steps)

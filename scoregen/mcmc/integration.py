@@ -69,7 +69,7 @@ def thermodynamic_integration(
     """
     check_callable("noise", noise, "(like, t, s) -> Tensor, such as SampleNoise(0)")
     check_count("repeats", repeats)
-    check_number("log_z", log_z, -math.inf, math.inf, open_low=True, open_high=True)
+    check_number("log_z", log_z)
     check_number("confidence", confidence, 0.0, 1.0, open_low=True, open_high=True)
     levels = levels_of(kernel, grid, model, x)
     if isinstance(kernel, Langevin):

@@ -26,7 +26,7 @@ def check_step_size(step_size: object) -> None:
 
 
 def check_positive(name: str, value: object) -> None:
-    check_number(name, value, 0.0, float("inf"), open_low=True, open_high=True)
+    check_number(name, value, 0.0, open_low=True)
 
 
 def step_at(step_size: StepSize, t: Level) -> float:

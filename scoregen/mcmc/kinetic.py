@@ -53,7 +53,7 @@ class Kinetic(Kernel):
 
     def __post_init__(self) -> None:
         check_step_size(self.step_size)
-        check_number("friction", self.friction, 0.0, math.inf, open_high=True)
+        check_number("friction", self.friction, 0.0)
         check_positive("temperature", self.temperature)
 
     @abstractmethod

@@ -128,7 +128,7 @@ def weight_rate(
     """
     check_model(model)
     t = check_number("t", t)
-    z = check_number("noise", noise, 0.0, open_high=True)
+    z = check_number("noise", noise, 0.0)
     check_data(x)
     parts, level = factors(model), model.level(t, x)
     sde, time = model.sde, torch.tensor(t, dtype=torch.float64)
@@ -190,10 +190,7 @@ def tilt_rate(
     with torch.enable_grad():
         leaf = x.detach().clone().requires_grad_()
         later = time.expand(len(x)).clone().requires_grad_()
-        r = reward(leaf, later)
-        if not isinstance(r, Tensor) or r.shape != x.shape[:1]:
-            got = tuple(r.shape) if isinstance(r, Tensor) else type(r).__name__
-            raise ValueError(f"reward must return shape ({len(x)},), one per sample, got {got}")
+        r = check_reward(reward(leaf, later), len(x))
         (slope,) = torch.autograd.grad(r.sum(), leaf, create_graph=True, materialize_grads=True)
         laplacian = _divergence(slope, leaf)
         (by_time,) = torch.autograd.grad(r.sum(), later, allow_unused=True, materialize_grads=True)
@@ -205,13 +202,25 @@ def tilt_rate(
     return rate + g2 / 2 * (laplacian + _dot(summed, summed) - _dot(s, s))
 
 
-def kernel_scale(t: Level, s: Level, variance: str) -> tuple[float, float]:
-    """(D, v) of a move in y = x / alpha: D = (sigma / alpha)^2 lost, v of the reverse kernel."""
+def check_reward(r: object, count: int) -> Tensor:
+    """What a reward returned, one number per sample."""
+    if not isinstance(r, Tensor) or r.shape != (count,):
+        got = tuple(r.shape) if isinstance(r, Tensor) else type(r).__name__
+        raise ValueError(f"reward must return shape ({count},), one per sample, got {got}")
+    return r
+
+
+def check_signal(t: Level) -> None:
+    """Refuse to leave a level in y = x / alpha where alpha = 0."""
     if t.alpha == 0:
         raise ValueError(
             f"at t = {t.t:g} no signal is left (alpha = 0), and x / alpha does not exist: start "
-            "the grid a little later, such as UniformLam(steps, start=0.999)"
+            "the grid a little below t_max, such as UniformLam(steps, start=0.999)"
         )
+
+
+def kernel_scale(t: Level, s: Level, variance: str) -> tuple[float, float]:
+    """(D, v) of a move in y = x / alpha: D = (sigma / alpha)^2 lost, v of the reverse kernel."""
     gap = (t.sigma / t.alpha) ** 2 - (s.sigma / s.alpha) ** 2
     if variance == "large":
         return gap, gap * (t.alpha / s.alpha) ** 2

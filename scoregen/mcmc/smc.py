@@ -22,7 +22,7 @@ from ..sampling import Solver
 from ..sampling.resampling import fresh, selected
 from .kernel import Kernel
 from .metropolis import total
-from .rates import Factors, factors, kernel_scale, summed_scores
+from .rates import Factors, check_signal, factors, kernel_scale, summed_scores
 
 __all__ = ["FeynmanKac"]
 
@@ -95,6 +95,7 @@ class FeynmanKac(Solver):
     def step(
         self, model: ScoreModel, x: Tensor, t: Level, s: Level, state: Any, noise: Noise
     ) -> tuple[Tensor, Any]:
+        check_signal(t)
         known = self.weights == "densities"
         parts = factors(model, t if known else None)
         mass = sum(b for b, _ in parts)

@@ -14,6 +14,7 @@ from ..noise import Noise
 from ..processes import Level
 from ..sampling import Solver
 from ..sampling.resampling import fresh, selected
+from .rates import check_reward
 
 __all__ = ["RewardSteering"]
 
@@ -77,13 +78,6 @@ class RewardSteering(Solver):
         check_callable("reward", self.reward, "x0 of shape (batch, *event) -> (batch,)")
         check_number("threshold", self.threshold, 0.0, 1.0)
 
-    def _rewarded(self, x0: Tensor) -> Tensor:
-        r = self.reward(x0)
-        if not isinstance(r, Tensor) or r.shape != x0.shape[:1]:
-            got = tuple(r.shape) if isinstance(r, Tensor) else type(r).__name__
-            raise ValueError(f"reward must return shape ({len(x0)},), one per sample, got {got}")
-        return r.double()
-
     def step(
         self, model: ScoreModel, x: Tensor, t: Level, s: Level, state: Any, noise: Noise
     ) -> tuple[Tensor, Any]:
@@ -96,7 +90,7 @@ class RewardSteering(Solver):
                 "mix up: steer a solver without memory, such as DDIM(1.0) or Ancestral()"
             )
         x0 = after if last or seen.x0 is None else seen.x0
-        r = self._rewarded(x0)
+        r = check_reward(self.reward(x0), len(x0)).double()
         gain = r if state.before is None else r - state.before
         state = state._replace(log_weights=state.log_weights + gain, before=r)
         chosen, state = selected(state, self.threshold, last, noise, s, x)

@@ -16,7 +16,7 @@ from ..noise import Noise
 from ..processes import Level, StaticSDE
 from ..sampling import Solver
 from .metropolis import total
-from .rates import kernel_scale
+from .rates import check_signal, kernel_scale
 
 __all__ = ["Superposition"]
 
@@ -57,11 +57,7 @@ class Superposition(Solver):
         self, model: ScoreModel, x: Tensor, t: Level, s: Level, state: Any, noise: Noise
     ) -> tuple[Tensor, Any]:
         parts: list[Any] = list(model.models) if isinstance(model, Mixture) else [model]
-        if t.alpha == 0:
-            raise ValueError(
-                "a superposition moves in x / alpha, which alpha = 0 has not; start the grid "
-                "a little below t_max"
-            )
+        check_signal(t)
         if any(isinstance(part.sde, StaticSDE) for part in parts):
             raise TypeError("a time-free part of a mixture is no marginal of the process")
         if state is None:  # far out in the noise the models agree

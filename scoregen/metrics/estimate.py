@@ -1,6 +1,5 @@
 """What a metric is, what it gives, and the checks that every metric shares."""
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -200,15 +199,10 @@ def title(metric: Metric, n: int) -> str:
     return f"{name}-{n / 1000:g}k" if n >= 1000 and n % 100 == 0 else f"{name}-{n}"
 
 
-def check_finites(name: str, values: object) -> tuple[float, ...]:
-    """Finite numbers in a sequence."""
-    return check_numbers(name, values, -math.inf, math.inf, open_low=True, open_high=True)
-
-
 def check_rows(name: str, table: object) -> None:
     """Rows of finite numbers."""
     for i, row in enumerate(check_entries(name, table, "rows of numbers")):
-        check_finites(f"{name}[{i}]", row)
+        check_numbers(f"{name}[{i}]", row)
 
 
 def checked_batch(x: Tensor, which: str, least: int = 2) -> Tensor:

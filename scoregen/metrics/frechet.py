@@ -10,14 +10,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .._checks import check_tensor
+from .._checks import check_numbers, check_tensor
 from ..densities._gaussians import optimal_roots
 from .estimate import (
     Direction,
     Estimate,
     Measured,
     TwoSample,
-    check_finites,
     check_rows,
     checked_batch,
     checked_pair,
@@ -209,7 +208,7 @@ class MomentError(TwoSample):
     name: ClassVar[str] = "moment-w2"
 
     def __post_init__(self) -> None:
-        d = len(check_finites("mean", self.mean))
+        d = len(check_numbers("mean", self.mean))
         check_rows("covariance", self.covariance)
         if d < 1 or len(self.covariance) != d or any(len(row) != d for row in self.covariance):
             raise ValueError(

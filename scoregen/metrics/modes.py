@@ -8,13 +8,12 @@ from typing import ClassVar, Literal, Self
 import torch
 from torch import Tensor
 
-from .._checks import check_choice, check_entries, check_number, check_tensor
+from .._checks import check_choice, check_entries, check_number, check_numbers, check_tensor
 from .estimate import (
     Direction,
     Estimate,
     Measured,
     TwoSample,
-    check_finites,
     check_rows,
     checked_pair,
     flat,
@@ -40,7 +39,7 @@ class _Modes(TwoSample):
     biased: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        k = len(check_finites("weights", self.weights))
+        k = len(check_numbers("weights", self.weights))
         check_rows("means", self.means)
         check_entries("covariances", self.covariances, "tables of numbers")
         for i, covariance in enumerate(self.covariances):

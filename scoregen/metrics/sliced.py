@@ -68,7 +68,7 @@ class SlicedWasserstein(TwoSample):
 
     def __post_init__(self) -> None:
         check_count("projections", self.projections)
-        check_number("order", self.order, 1.0, math.inf, open_high=True)
+        check_number("order", self.order, 1.0)
         check_number("seed", check_count("seed", self.seed, 0), high=2.0**128, open_high=True)
 
     @property

@@ -6,7 +6,6 @@ What they mean is written in `energies.algebra`, since a product of scores has a
 from __future__ import annotations
 
 import copy
-import math
 from importlib import import_module
 from typing import Any
 
@@ -69,7 +68,7 @@ tensor([0.3000, 0.7000], dtype=torch.float64))
 
 def _scaled(model: Any, factor: object) -> Any:
     """The same model with another mass; parameters and buffers are the same tensors."""
-    value = check_number("the factor", factor, 0.0, math.inf, open_low=True, open_high=True)
+    value = check_number("the factor", factor, 0.0, open_low=True)
     found: Any = copy.copy(model)
     found.__dict__["mass"] = value * model.mass
     return found

@@ -165,7 +165,7 @@ class EDM(Parameterization):
     sigma_data: float = 0.5
 
     def __post_init__(self) -> None:
-        check_number("sigma_data", self.sigma_data, 0.0, open_low=True, open_high=True)
+        check_number("sigma_data", self.sigma_data, 0.0, open_low=True)
 
     def coefficients(self, sde: SDE, t: Level) -> tuple[Any, Any]:
         total = _sqrt(t.sigma**2 + (t.alpha * self.sigma_data) ** 2)

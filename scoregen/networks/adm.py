@@ -10,14 +10,13 @@ from torch import Tensor, nn
 from torch.nn.functional import silu
 
 from .._checks import check_choice, check_count, check_number
-from ..models import Conditions
-from .blocks import Block, ConvDown, ConvUp, Style, check_image, joined, ladder, rows_of
+from .blocks import Block, ClassConditional, ConvDown, ConvUp, Style, check_image, joined, ladder
 from .stages import Stage, stages
 
 __all__ = ["ADM"]
 
 
-class ADM(nn.Module):
+class ADM(ClassConditional):
     """The U-Net of Dhariwal & Nichol (2021, arXiv:2105.05233), `net(x, clock, label=None)`.
 
         condition = SiLU(W_2 SiLU(W_1 (cos, sin)(clock / 10000^(i / n))) + table label)
@@ -130,11 +129,9 @@ class ADM(nn.Module):
         phase = ladder(clock, self.inner.in_features // 2, self.inner.in_features // 2)
         h = torch.cat((phase.cos(), phase.sin()), dim=1).to(dtype)
         condition = self.outer(silu(self.inner(h)))
+        rows = self.rows(label, len(x), self.outlet.weight)
         if self.label is not None:
-            rows = rows_of(label, self.classes, len(x), self.outlet.weight)
             condition = condition + self.label(rows)
-        elif label is not None:
-            raise TypeError("a label was given to a network without classes")
         condition = silu(condition)
         h, skips = x.to(dtype), []
         for stage, part in zip(self.down, self.encoder, strict=True):
@@ -143,12 +140,3 @@ class ADM(nn.Module):
         for stage, part in zip(self.up, self.decoder, strict=True):
             h = part(joined(h, skips, stage), condition)
         return self.outlet(silu(self.norm(h)))
-
-    @property
-    def conditions(self) -> Conditions:
-        """What it takes: a label, where it has classes."""
-        return Conditions.labels(self.classes)
-
-    def check_condition(self, **condition: Any) -> None:
-        """Refuse unknown conditions and labels of a wrong type, shape or value."""
-        self.conditions.check(**condition)

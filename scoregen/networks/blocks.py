@@ -5,17 +5,21 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import conv2d, conv_transpose2d, silu
 
 from .._checks import check_count
+from ..models import Conditions
+from ..models.network import NO_CLASSES
+from .embedding import check_clock
 from .stages import Stage
 
 __all__ = [
     "Block",
+    "ClassConditional",
     "ConvDown",
     "ConvUp",
     "Style",
@@ -182,6 +186,36 @@ def rows_of(label: Tensor | None, classes: int, batch: int, like: Tensor) -> Ten
     return torch.eye(classes + 1, classes, dtype=like.dtype, device=like.device)[label]
 
 
+class ClassConditional(nn.Module):
+    """A network that takes a class label where it has classes: what the published ones share.
+
+    >>> net = ClassConditional()
+    >>> net.classes = 3
+    >>> net.rows(torch.tensor([1, 3]), 2, torch.zeros(()))
+    tensor([[0., 1., 0.],
+            [0., 0., 0.]])
+    """
+
+    classes: int
+
+    @property
+    def conditions(self) -> Conditions:
+        """What it takes: a label, where it has classes."""
+        return Conditions.labels(self.classes)
+
+    def check_condition(self, **condition: Any) -> None:
+        """Refuse unknown conditions and labels of a wrong type, shape or value."""
+        self.conditions.check(**condition)
+
+    def rows(self, label: Tensor | None, batch: int, like: Tensor) -> Tensor | None:
+        """`rows_of` the label; None for a network without classes, which takes none."""
+        if self.classes:
+            return rows_of(label, self.classes, batch, like)
+        if label is not None:
+            raise TypeError(NO_CLASSES)
+        return None
+
+
 class _Attention(nn.Module):
     """Self-attention over all pixels, to be added to its input."""
 
@@ -278,11 +312,7 @@ def check_image(x: Tensor, clock: Tensor, channels: int, levels: int) -> None:
             f"this network takes x of shape (batch, {channels}, height, width) with sides that "
             f"{factor} divides, got {tuple(x.shape)}"
         )
-    if clock.shape != x.shape[:1]:
-        raise ValueError(
-            f"clock must have one entry per sample, shape {tuple(x.shape[:1])}, got "
-            f"{tuple(clock.shape)}"
-        )
+    check_clock(x, clock)
 
 
 def joined(h: Tensor, skips: list[Tensor], stage: Stage) -> Tensor:

@@ -11,8 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import conv2d, linear, silu
 
 from .._checks import check_count, check_counts, check_number
-from ..models import Conditions
-from .blocks import attend, check_image, joined, resample, rows_of, shares
+from .blocks import ClassConditional, attend, check_image, joined, resample, shares
 from .stages import Stage, stages
 
 __all__ = ["EDM2"]
@@ -125,7 +124,7 @@ class _Block(nn.Module):
         return h.clamp(-self.clip, self.clip)
 
 
-class EDM2(nn.Module):
+class EDM2(ClassConditional):
     """The U-Net of Karras et al. (2024, arXiv:2312.02696), `net(x, clock, label=None)`.
 
     Configuration G: no biases and no normalisations by groups; weights, sums and concatenations
@@ -226,12 +225,10 @@ class EDM2(nn.Module):
         check_image(x, clock, self.channels, self.levels)
         dtype = self.outlet.weight.dtype
         condition = self.noise(self.fourier(clock).to(dtype))
-        if self.label is not None:
-            rows = rows_of(label, self.classes, len(x), self.outlet.weight)
+        rows = self.rows(label, len(x), self.outlet.weight)
+        if self.label is not None and rows is not None:
             given = self.label(math.sqrt(self.classes) * rows)
             condition = _blend(condition, given, self.label_balance)
-        elif label is not None:
-            raise TypeError("a label was given to a network without classes")
         condition = _active(condition)
         x = x.to(dtype)
         h, skips = torch.cat((x, torch.ones_like(x[:, :1])), dim=1), []  # ones stand for a bias
@@ -249,12 +246,3 @@ class EDM2(nn.Module):
         t, a, b = self.skip_balance, h.shape[1], skip.shape[1]
         whole = math.sqrt((a + b) / ((1 - t) ** 2 + t**2))
         return whole * (1 - t) / math.sqrt(a) * h, whole * t / math.sqrt(b) * skip
-
-    @property
-    def conditions(self) -> Conditions:
-        """What it takes: a label, where it has classes."""
-        return Conditions.labels(self.classes)
-
-    def check_condition(self, **condition: Any) -> None:
-        """Refuse unknown conditions and labels of a wrong type, shape or value."""
-        self.conditions.check(**condition)

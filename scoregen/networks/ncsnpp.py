@@ -11,8 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import silu
 
 from .._checks import check_choice, check_count, check_counts, check_number
-from ..models import Conditions
-from .blocks import Block, Style, check_image, joined, ladder, resample, rows_of
+from .blocks import Block, ClassConditional, Style, check_image, joined, ladder, resample
 from .stages import Stage, stages
 
 __all__ = ["NCSNpp"]
@@ -31,7 +30,7 @@ class _Head(nn.Module):
         return self.conv(silu(self.norm(h)))
 
 
-class NCSNpp(nn.Module):
+class NCSNpp(ClassConditional):
     """The U-Nets of Song et al. (2021, arXiv:2011.13456), `net(x, clock, label=None)`.
 
         condition = SiLU(W_2 SiLU(W_1 (sin, cos)(clock f)))
@@ -193,18 +192,7 @@ class NCSNpp(nn.Module):
         else:
             phase = ladder(clock, count, count - 1)
         h = torch.cat((phase.sin(), phase.cos()), dim=1).to(self.inner.weight.dtype)
-        if self.label is not None:
-            rows = rows_of(label, self.classes, batch, self.inner.weight)
+        rows = self.rows(label, batch, self.inner.weight)
+        if self.label is not None and rows is not None:
             h = h + self.label(math.sqrt(self.classes) * rows)
-        elif label is not None:
-            raise TypeError("a label was given to a network without classes")
         return silu(self.outer(silu(self.inner(h))))
-
-    @property
-    def conditions(self) -> Conditions:
-        """What it takes: a label, where it has classes."""
-        return Conditions.labels(self.classes)
-
-    def check_condition(self, **condition: Any) -> None:
-        """Refuse unknown conditions and labels of a wrong type, shape or value."""
-        self.conditions.check(**condition)

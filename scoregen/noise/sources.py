@@ -195,6 +195,16 @@ class TorchNoise:
         )
 
 
+def normal_like(like: Tensor, generator: torch.Generator) -> Tensor:
+    """N(0, 1) shaped like a tensor, drawn where the generator is and moved to where the tensor is.
+
+    >>> normal_like(torch.zeros(3, 2), torch.Generator().manual_seed(0)).shape
+    torch.Size([3, 2])
+    """
+    z = torch.randn(like.shape, generator=generator, dtype=like.dtype, device=generator.device)
+    return z.to(like.device)
+
+
 class ReplayNoise:
     """Given draws, one after the other: for tests, and for the exact law of a sampler.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,6 +11,7 @@ from torch import Tensor
 from .._checks import check_batch, check_callable, check_count, check_kind, check_number
 from ..energies import energy_of
 from ..models import ScoreModel, check_model
+from ..noise.sources import normal_like
 from ..processes import Level, StaticSDE
 from .denoising import DenoisingScoreMatching, Objective, per_sample
 from .laws import TimeLaw, UniformLamLaw
@@ -54,7 +54,7 @@ class NoiseClassification:
         check_callable("law", self.law, "(sde, count, generator) -> times, such as UniformLamLaw()")
         if self.denoising is not None:
             check_callable("denoising", self.denoising, "an objective, or None")
-        check_number("weight", self.weight, 0.0, math.inf, open_low=True, open_high=True)
+        check_number("weight", self.weight, 0.0, open_low=True)
 
     def __call__(
         self, model: ScoreModel, x0: Tensor, *, generator: torch.Generator, **condition: Any
@@ -78,11 +78,10 @@ class NoiseClassification:
                 "StaticSDE has no levels to tell apart; train a time-free energy by contrast, with "
                 "NoiseContrastive or PersistentContrastiveDivergence"
             )
-        place = generator.device
         times = self.law(model.sde, self.levels, generator)
-        which = torch.randint(self.levels, (len(x0),), generator=generator, device=place)
-        eps = torch.randn(x0.shape, generator=generator, dtype=x0.dtype, device=place)
-        loss = self.weight * self.at(model, x0, times, which, eps.to(x0.device), **condition)
+        which = torch.randint(self.levels, (len(x0),), generator=generator, device=generator.device)
+        eps = normal_like(x0, generator)
+        loss = self.weight * self.at(model, x0, times, which, eps, **condition)
         if self.denoising is None:
             return loss
         return loss + self.denoising(model, x0, generator=generator, **condition)

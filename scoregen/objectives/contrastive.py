@@ -20,6 +20,7 @@ from ..energies import energy_of
 from ..models import ScoreModel, check_model
 from ..models.base import evaluating
 from ..noise import TorchNoise
+from ..noise.sources import normal_like
 from ..sampling import Sampler
 from .implicit import noised
 
@@ -73,8 +74,8 @@ class ContrastiveDivergence:
 
     def __post_init__(self) -> None:
         check_kind("sampler", self.sampler, Sampler, "Sampler(MALA(0.1), Constant(0.0, 5))")
-        check_number("t", self.t, 0.0, open_high=True)
-        check_number("penalty", self.penalty, 0.0, open_high=True)
+        check_number("t", self.t, 0.0)
+        check_number("penalty", self.penalty, 0.0)
 
     def __call__(
         self, model: ScoreModel, x0: Tensor, *, generator: torch.Generator, **condition: Any
@@ -176,8 +177,8 @@ class PersistentContrastiveDivergence:
     def __post_init__(self) -> None:
         check_kind("buffer", self.buffer, ReplayBuffer, "ReplayBuffer(points)")
         check_kind("sampler", self.sampler, Sampler, "Sampler(MALA(0.1), Constant(0.0, 5))")
-        check_number("t", self.t, 0.0, open_high=True)
-        check_number("penalty", self.penalty, 0.0, open_high=True)
+        check_number("t", self.t, 0.0)
+        check_number("penalty", self.penalty, 0.0)
 
     def __call__(
         self, model: ScoreModel, x0: Tensor, *, generator: torch.Generator, **condition: Any
@@ -198,8 +199,7 @@ class PersistentContrastiveDivergence:
                 "ContrastiveDivergence, or one buffer per condition"
             )
         x, _ = noised(model, x0, self.t, generator)
-        z = torch.randn(x.shape, generator=generator, dtype=x.dtype, device=generator.device)
-        fresh = x.mean(0) + x.std(0, correction=0) * z.to(x.device)
+        fresh = x.mean(0) + x.std(0, correction=0) * normal_like(x, generator)
         rows, start = self.buffer.draw(fresh, generator)
         fake = _dreamt(self.sampler, model, start, generator, self.t)
         self.buffer.keep(rows, fake)
@@ -235,7 +235,7 @@ class NoiseContrastive:
     def __post_init__(self) -> None:
         check_kind("noise", self.noise, Analytic, "Gaussian(StaticSDE(), mean, variance)")
         check_count("draws", self.draws)
-        check_number("t", self.t, 0.0, open_high=True)
+        check_number("t", self.t, 0.0)
 
     def __call__(
         self, model: ScoreModel, x0: Tensor, *, generator: torch.Generator, **condition: Any

@@ -18,6 +18,7 @@ from .._checks import (
     check_tensor,
 )
 from ..models import ScoreModel, check_model
+from ..noise.sources import normal_like
 from ..processes import Level, StaticSDE
 from .laws import TimeLaw, UniformLaw
 from .weights import Simple, Weight
@@ -81,10 +82,7 @@ class DenoisingScoreMatching:
                 "StaticSDE has no noise to remove; train a time-free energy with another objective"
             )
         t = self.law(model.sde, len(x0), generator)
-        eps = torch.randn(
-            x0.shape, generator=generator, dtype=x0.dtype, device=generator.device
-        ).to(x0.device)
-        loss, spread = self._measure(model, x0, t, eps, condition)
+        loss, spread = self._measure(model, x0, t, normal_like(x0, generator), condition)
         if spread is not None:
             raise ValueError(
                 "denoising score matching gives no gradient to a learned variance; train it with "

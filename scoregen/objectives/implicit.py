@@ -14,6 +14,7 @@ from .._checks import (
     check_number,
 )
 from ..models import ScoreModel, check_model
+from ..noise.sources import normal_like
 from ..processes import Level, StaticSDE
 
 __all__ = ["ImplicitScoreMatching"]
@@ -34,8 +35,7 @@ def noised(
                 "exist: give the objective a time t > 0; a time-free energy is a model on StaticSDE"
             )
         return x0, level
-    eps = torch.randn(x0.shape, generator=generator, dtype=x0.dtype, device=generator.device)
-    return level.alpha * x0 + level.sigma * eps.to(x0.device), level
+    return level.alpha * x0 + level.sigma * normal_like(x0, generator), level
 
 
 def differentiable_score(
@@ -90,7 +90,7 @@ class ImplicitScoreMatching:
     t: float = 0.0
 
     def __post_init__(self) -> None:
-        check_number("t", self.t, 0.0, open_high=True)
+        check_number("t", self.t, 0.0)
 
     def __call__(
         self, model: ScoreModel, x0: Tensor, *, generator: torch.Generator, **condition: Any

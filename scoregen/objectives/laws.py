@@ -99,7 +99,7 @@ class UniformLaw(Law):
     def __post_init__(self) -> None:
         for name, value in (("start", self.start), ("stop", self.stop)):
             if value is not None:
-                check_number(name, value, 0.0, open_high=True)
+                check_number(name, value, 0.0)
 
     def _ends(self, sde: SDE) -> tuple[float, float]:
         stop = check_number("stop", sde.t_max if self.stop is None else self.stop, 0.0, sde.t_max)
@@ -143,7 +143,7 @@ class UniformLamLaw(Law):
     def __post_init__(self) -> None:
         for name, value in (("low", self.low), ("high", self.high)):
             if value is not None:
-                check_number(name, value, open_low=True, open_high=True)
+                check_number(name, value)
 
     def _ends(self, sde: SDE) -> tuple[float, float]:
         first, last = sde.levels([sde.t_max, sde.t_min])

@@ -25,8 +25,8 @@ class _Normal(Law):
     std: float
 
     def __post_init__(self) -> None:
-        check_number("mean", self.mean, open_low=True, open_high=True)
-        check_number("std", self.std, 0.0, math.inf, open_low=True, open_high=True)
+        check_number("mean", self.mean)
+        check_number("std", self.std, 0.0, open_low=True)
 
     @abstractmethod
     def _span(self, sde: SDE) -> tuple[float, float]:

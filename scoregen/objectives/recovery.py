@@ -23,6 +23,7 @@ from ..mcmc import MALA
 from ..models import ScoreModel, check_model
 from ..models.base import evaluating
 from ..noise import TorchNoise
+from ..noise.sources import normal_like
 from ..processes import Level, StaticSDE
 
 __all__ = ["DiffusionRecovery"]
@@ -74,7 +75,7 @@ class DiffusionRecovery:
     def __post_init__(self) -> None:
         check_callable("grid", self.grid, "sde -> falling times, such as UniformLam(6, stop=0.01)")
         check_count("moves", self.moves)
-        check_number("step", self.step, 0.0, math.inf, open_low=True, open_high=True)
+        check_number("step", self.step, 0.0, open_low=True)
         check_choice("start", self.start, ("noisy", "data"))
 
     def __call__(
@@ -98,14 +99,11 @@ class DiffusionRecovery:
         levels = self._levels(model)
         k = int(torch.randint(len(levels) - 1, (), generator=generator, device=generator.device))
         t, s = levels[k], levels[k + 1]
-        e0, e1 = (
-            torch.randn(x0.shape, generator=generator, dtype=x0.dtype, device=generator.device)
-            for _ in range(2)
-        )
+        e0, e1 = (normal_like(x0, generator) for _ in range(2))
         a = t.alpha / s.alpha
         v = t.sigma**2 - (a * s.sigma) ** 2
-        real = s.alpha * x0 + s.sigma * e0.to(x0.device)
-        noisy = a * real + math.sqrt(v) * e1.to(x0.device)
+        real = s.alpha * x0 + s.sigma * e0
+        noisy = a * real + math.sqrt(v) * e1
         fake, state = (noisy if self.start == "noisy" else real), None
         kernel, noise = MALA(self.step * v), TorchNoise(generator)
         with torch.no_grad(), evaluating(model):

@@ -43,7 +43,7 @@ class SlicedScoreMatching:
     variance_reduced: bool = True
 
     def __post_init__(self) -> None:
-        check_number("t", self.t, 0.0, open_high=True)
+        check_number("t", self.t, 0.0)
         check_count("probes", self.probes)
         check_flag("variance_reduced", self.variance_reduced)
 

@@ -23,6 +23,7 @@ from .._checks import (
 from ..likelihood import Decoder, GaussianDecoder
 from ..likelihood.terms import half_sum, log_variance, prior_kl, transition, transition_kl
 from ..models import Prediction, ScoreModel, check_model
+from ..noise.sources import normal_like
 from ..processes import DiscreteSDE
 
 __all__ = ["Hybrid", "LossAwareKnots", "VariationalBound"]
@@ -188,7 +189,7 @@ class Hybrid:
     decoder: Decoder = field(default_factory=GaussianDecoder)
 
     def __post_init__(self) -> None:
-        check_number("weight", self.weight, 0.0, math.inf, open_high=True)
+        check_number("weight", self.weight, 0.0)
         check_kind("decoder", self.decoder, Decoder, "GaussianDecoder()")
 
     def __call__(
@@ -238,8 +239,7 @@ def _draw(
         shares = law.shares().to(place)
         index = torch.multinomial(shares, len(x0), replacement=True, generator=generator)
         factor = (1 / shares[index]).to(x0)
-    eps = torch.randn(x0.shape, generator=generator, dtype=x0.dtype, device=place)
-    return index, eps.to(x0.device), factor  # the knots stay where float64 is known
+    return index, normal_like(x0, generator), factor  # the knots stay where float64 is known
 
 
 def _predicted(

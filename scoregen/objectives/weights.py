@@ -151,7 +151,7 @@ class EDMWeight:
     sigma_data: float = 0.5
 
     def __post_init__(self) -> None:
-        check_number("sigma_data", self.sigma_data, 0.0, open_low=True, open_high=True)
+        check_number("sigma_data", self.sigma_data, 0.0, open_low=True)
 
     def __call__(self, model: ScoreModel, t: Level, law: TimeLaw) -> Tensor:
         return _unit(EDM(self.sigma_data), model.sde, t)
@@ -177,7 +177,7 @@ class MinSNR:
     gamma: float = 5.0
 
     def __post_init__(self) -> None:
-        check_number("gamma", self.gamma, 0.0, open_low=True, open_high=True)
+        check_number("gamma", self.gamma, 0.0, open_low=True)
 
     def __call__(self, model: ScoreModel, t: Level, law: TimeLaw) -> Tensor:
         alpha2, sigma2 = t.alpha**2, t.sigma**2

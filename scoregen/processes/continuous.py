@@ -26,7 +26,7 @@ __all__ = [
 
 
 def _check_span(sde: SDE) -> None:
-    check_number("t_max", sde.t_max, 0.0, open_low=True, open_high=True)
+    check_number("t_max", sde.t_max, 0.0, open_low=True)
     check_number("t_min", sde.t_min, 0.0, sde.t_max, open_high=True)
 
 
@@ -41,8 +41,8 @@ class _LinearRate(SDE):
 
     def __post_init__(self) -> None:
         _check_span(self)
-        check_number("beta_min", self.beta_min, 0.0, open_low=True, open_high=True)
-        check_number("beta_max", self.beta_max, self.beta_min, open_high=True)
+        check_number("beta_min", self.beta_min, 0.0, open_low=True)
+        check_number("beta_max", self.beta_max, self.beta_min)
 
     def integral(self, t: Tensor) -> Tensor:
         """B(t), the integral of beta from 0 to t."""
@@ -124,7 +124,7 @@ class CosineVPSDE(SDE):
 
     def __post_init__(self) -> None:
         _check_span(self)
-        check_number("s", self.s, 0.0, open_high=True)
+        check_number("s", self.s, 0.0)
         check_number("t_max", self.t_max, 0.0, 1.0)
 
     def _angles(self, t: Tensor) -> tuple[float, Tensor]:
@@ -184,8 +184,8 @@ class VESDE(SDE):
     t_max: float = 1.0
 
     def __post_init__(self) -> None:
-        check_number("sigma_min", self.sigma_min, 0.0, open_low=True, open_high=True)
-        check_number("sigma_max", self.sigma_max, self.sigma_min, open_low=True, open_high=True)
+        check_number("sigma_min", self.sigma_min, 0.0, open_low=True)
+        check_number("sigma_max", self.sigma_max, self.sigma_min, open_low=True)
         if self.t_min is None:
             object.__setattr__(self, "t_min", math.log(2) / (2 * self._log_ratio))
         _check_span(self)

@@ -118,7 +118,7 @@ class DiscreteVPSDE(DiscreteSDE):
             return math.cos((u + s) / (1 + s) * math.pi / 2) ** 2
 
         count = check_count("steps", steps)
-        check_number("s", s, 0.0, open_high=True)
+        check_number("s", s, 0.0)
         check_number("max_beta", max_beta, 0.0, 1.0, open_low=True)
         return cls(
             tuple(
@@ -245,7 +245,7 @@ class DiscreteVESDE(DiscreteSDE):
         object.__setattr__(self, "sigmas", check_numbers("sigmas", self.sigmas))
         check_count("the number of sigmas", len(self.sigmas))
         for i, (low, high) in enumerate(zip((0.0, *self.sigmas), self.sigmas, strict=False)):
-            check_number(f"sigmas[{i}]", high, low, math.inf, open_low=True, open_high=True)
+            check_number(f"sigmas[{i}]", high, low, open_low=True)
         object.__setattr__(self, "_hash", hash((type(self), self.sigmas)))
 
     def __repr__(self) -> str:
@@ -259,8 +259,8 @@ class DiscreteVESDE(DiscreteSDE):
         cls, steps: int = 232, sigma_min: float = 0.01, sigma_max: float = 50.0
     ) -> DiscreteVESDE:
         """Geometric levels (defaults: Song and Ermon 2020, 2006.09011, for CIFAR-10)."""
-        check_number("sigma_min", sigma_min, 0.0, open_low=True, open_high=True)
-        check_number("sigma_max", sigma_max, 0.0, open_low=True, open_high=True)
+        check_number("sigma_min", sigma_min, 0.0, open_low=True)
+        check_number("sigma_max", sigma_max, 0.0, open_low=True)
         logs = _linspace(math.log(sigma_min), math.log(sigma_max), steps)
         return cls((sigma_min, *(math.exp(v) for v in logs[1:-1]), sigma_max)[-steps:])
 

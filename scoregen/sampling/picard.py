@@ -76,7 +76,7 @@ class Picard(Sampler):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_count("window", self.window)
-        check_number("tolerance", self.tolerance, 0.0, open_high=True)
+        check_number("tolerance", self.tolerance, 0.0)
         if self.max_sweeps is not None:
             check_count("max_sweeps", self.max_sweeps)
 

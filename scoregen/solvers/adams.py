@@ -227,7 +227,7 @@ class GammaAveraging(_Fixed):
     points = 2
 
     def __post_init__(self) -> None:
-        check_number("gamma", self.gamma, 1.0, open_high=True)
+        check_number("gamma", self.gamma, 1.0)
 
     def shares(self, count: int) -> tuple[float, ...]:
         return (self.gamma, 1 - self.gamma) if count == 2 else (1.0,)

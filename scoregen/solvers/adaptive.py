@@ -104,13 +104,13 @@ class _Adaptive(Solver):
     exponent: ClassVar[int]
 
     def __post_init__(self) -> None:
-        check_number("rtol", self.rtol, 0.0, open_high=True)
-        check_number("atol", self.atol, 0.0, open_low=True, open_high=True)
+        check_number("rtol", self.rtol, 0.0)
+        check_number("atol", self.atol, 0.0, open_low=True)
         check_count("max_steps", self.max_steps)
         if len(check_numbers("pid", self.pid)) != 3:
             raise ValueError(f"pid must be three coefficients, got {self.pid!r}")
         for name, value in zip(("p", "i", "d"), self.pid, strict=True):
-            check_number(f"pid's {name}", value, 0.0, open_high=True)
+            check_number(f"pid's {name}", value, 0.0)
         check_number("pid's i", self.pid[1], 0.0, open_low=True)
 
     @abstractmethod

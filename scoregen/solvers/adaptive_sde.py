@@ -147,10 +147,10 @@ class AdaptiveSDE(Solver):
 
     def __post_init__(self) -> None:
         for name in ("rtol", "atol", "first", "exponent"):
-            check_number(name, getattr(self, name), 0.0, open_low=True, open_high=True)
+            check_number(name, getattr(self, name), 0.0, open_low=True)
         # a refused step must become shorter than the rounding of lengths to halves allows for
         check_number("safety", self.safety, 0.0, 0.99, open_low=True)
-        check_number("eta", self.eta, 0.0, open_high=True)
+        check_number("eta", self.eta, 0.0)
         check_count("max_steps", self.max_steps)
 
     def step(

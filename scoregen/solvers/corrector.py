@@ -40,7 +40,7 @@ class SNRLangevin(Solver):
     direction = "fixed"
 
     def __post_init__(self) -> None:
-        check_number("snr", self.snr, 0.0, open_low=True, open_high=True)
+        check_number("snr", self.snr, 0.0, open_low=True)
 
     def step(
         self, model: ScoreModel, x: Tensor, t: Level, s: Level, state: Any, noise: Noise

@@ -46,9 +46,9 @@ class KarrasHeun(Solver):
 
     def __post_init__(self) -> None:
         check_number("churn", self.churn, 0.0, math.sqrt(2) - 1)
-        check_number("r_min", self.r_min, 0.0, open_high=True)
+        check_number("r_min", self.r_min, 0.0)
         check_number("r_max", self.r_max, self.r_min, infinite=True)
-        check_number("inflate", self.inflate, 0.0, open_low=True, open_high=True)
+        check_number("inflate", self.inflate, 0.0, open_low=True)
 
     @property
     def order(self) -> int | None:

@@ -114,7 +114,7 @@ def check_tableau(tableau: object) -> None:
     if tuple(map(len, tableau.a)) != tuple(range(stages)):
         raise ValueError(f"row i of a of {tableau.name} must hold i entries: explicit methods only")
     for entry in (*tableau.c, *tableau.b, *(v for row in tableau.a for v in row)):
-        check_number(f"entries of {tableau.name}", entry, open_low=True, open_high=True)
+        check_number(f"entries of {tableau.name}", entry, open_low=True)
     sums = [*map(math.fsum, tableau.a), math.fsum(tableau.b)]
     for found, wanted in zip(sums, (*tableau.c, 1.0), strict=True):
         if not math.isclose(found, wanted, rel_tol=1e-9, abs_tol=1e-9):
@@ -148,8 +148,8 @@ class Dopri5(Solver):
     nfe = None
 
     def __post_init__(self) -> None:
-        check_number("rtol", self.rtol, 0.0, open_low=True, open_high=True)
-        check_number("atol", self.atol, 0.0, open_low=True, open_high=True)
+        check_number("rtol", self.rtol, 0.0, open_low=True)
+        check_number("atol", self.atol, 0.0, open_low=True)
         check_count("max_steps", self.max_steps)
 
     def step(

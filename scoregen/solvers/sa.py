@@ -41,8 +41,8 @@ class TauInterval:
     high: float = 1.0
 
     def __post_init__(self) -> None:
-        check_number("tau", self.tau, 0.0, open_high=True)
-        check_number("low", self.low, 0.0, open_high=True)
+        check_number("tau", self.tau, 0.0)
+        check_number("low", self.low, 0.0)
         check_number("high", self.high, self.low, infinite=True)
 
     def __call__(self, t: Level) -> float:
@@ -88,7 +88,7 @@ class SASolver(Solver):
 
     def __post_init__(self) -> None:
         if not callable(self.tau):
-            check_number("tau", self.tau, 0.0, open_high=True)
+            check_number("tau", self.tau, 0.0)
         check_order("predictor_order", self.predictor_order, 4)
         if check_count("corrector_order", self.corrector_order, 0) != 0:
             check_order("corrector_order", self.corrector_order, 4)

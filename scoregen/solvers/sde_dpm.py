@@ -88,7 +88,7 @@ class SDEDPMSolverPP(EtaSolver):
 
     def __post_init__(self) -> None:
         check_order("max_order", self.max_order, 3)
-        check_number("eta", self.eta, 0.0, open_high=True)
+        check_number("eta", self.eta, 0.0)
 
     @property
     def weak_order(self) -> int:

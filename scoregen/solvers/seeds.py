@@ -64,7 +64,7 @@ class ExponentialEuler(EtaSolver):
     weak_order = 1
 
     def __post_init__(self) -> None:
-        check_number("eta", self.eta, 0.0, open_high=True)
+        check_number("eta", self.eta, 0.0)
 
     def step(
         self, model: ScoreModel, x: Tensor, t: Level, s: Level, state: Any, noise: Noise
@@ -100,7 +100,7 @@ class StochasticHeun(EtaSolver):
     weak_order = 2
 
     def __post_init__(self) -> None:
-        check_number("eta", self.eta, 0.0, open_high=True)
+        check_number("eta", self.eta, 0.0)
 
     def step(
         self, model: ScoreModel, x: Tensor, t: Level, s: Level, state: Any, noise: Noise
@@ -140,7 +140,7 @@ class SEEDS2(EtaSolver):
     weak_order = 2
 
     def __post_init__(self) -> None:
-        check_number("eta", self.eta, 0.0, open_high=True)
+        check_number("eta", self.eta, 0.0)
         check_choice("form", self.form, ("x0", "eps"))
 
     def _plan(self, t: Level, s: Level) -> tuple[float, float, float]:

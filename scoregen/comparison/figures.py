@@ -20,7 +20,7 @@ __all__ = ["plot_quality", "plot_samples"]
 
 # Okabe and Ito's colours by falling luminance contrast: they stay apart in grey print
 _COLOURS = ("#000000", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f7f7f")
-_MARKS = "osD^vP*X"
+_MARKS = "osD^vP*X<"  # one more than colours: no pair comes twice in 72 lines
 _DASHES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (5, 1.5, 1.2, 1.5)))
 _LABELS = {
     "nfe": "network evaluations per sample",

@@ -92,8 +92,14 @@ def test_data_are_a_source_and_a_tensor_is_none() -> None:
     assert as_source(Own()).name == "own"
     assert (data.conditions, data.classes) == (("label",), 3)
     assert (data.unlabelled().conditions, data.unlabelled().classes) == ((), 0)
-    for bad in (torch.zeros(4, 2), None, 3, np.zeros((4, 2))):
-        with pytest.raises(TypeError, match="Data"):
+    for bad, words in [
+        (torch.zeros(4, 2), r"use Data\(x\)"),
+        (None, r"such as Data\(x\)"),
+        (3, r"such as Data\(x\)"),
+        ([torch.zeros(2)], "samples or batches"),
+        ({"x": np.zeros((4, 2))}, "samples or batches"),
+    ]:
+        with pytest.raises(TypeError, match=words):
             as_source(bad)
 
 

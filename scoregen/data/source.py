@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Protocol, runtime_checkable
 
 import torch
+from torch import Tensor
+from torch.utils.data import IterableDataset
 
 from .batch import Batch
+from .datasets import FromDataset
+from .streams import once
 from .units import Units
 
 __all__ = ["Source", "as_source"]
@@ -79,20 +83,46 @@ class Source(Protocol):
         """
 
 
-def as_source(data: object) -> Source:
+@runtime_checkable
+class TakesClasses(Source, Protocol):
+    """A source whose labels have as many classes as the network, unless it was declared."""
+
+    def with_classes(self, classes: int | None) -> Source:
+        """The same source, its labels checked against this number, unless it had one."""
+
+
+def as_source(data: object, classes: int | None = None) -> Source:
     """The data of a training as a `Source`.
 
     Args:
-        data: A `Source`, such as `Data`.
+        data: `Data`, `FromDataset`, `FromBatches`, `Augmented`, another source, a map-style dataset
+            of floats, or an iterable of batches of floats.
+        classes: Labels must lie in 0 .. classes - 1 where the data do not declare their number.
 
     Raises:
-        TypeError: For anything else.
+        TypeError: For anything else, and for what may be either samples or batches.
 
     Example:
-        >>> from scoregen import Data
-        >>> as_source(Data(torch.zeros(5, 2))).event
+        >>> import numpy as np
+        >>> as_source(np.zeros((5, 2), dtype=np.float32)).event
         (2,)
     """
+    if isinstance(data, TakesClasses):
+        return data.with_classes(classes)
     if isinstance(data, Source):
         return data
-    raise TypeError(f"data must be scoregen Data, got {type(data).__name__}; use Data(x)")
+    if isinstance(data, Tensor):
+        raise TypeError("data must be a source of samples, got a tensor; use Data(x)")
+    if isinstance(data, list | tuple | Mapping | IterableDataset):
+        raise TypeError(
+            f"data must be a source of samples, got {type(data).__name__}, which may hold samples "
+            "or batches: use FromDataset(samples), or FromBatches(replayed(batches), event=...)"
+        )
+    if hasattr(type(data), "__getitem__") and hasattr(type(data), "__len__"):
+        return FromDataset(data).with_classes(classes)
+    if isinstance(data, Iterable):
+        return once(data).with_classes(classes)
+    raise TypeError(
+        f"data must be a source of samples, such as Data(x) or FromDataset(dataset), got "
+        f"{type(data).__name__}"
+    )

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch.utils.data import Dataset
 
 from .._files import probe
 from .._identity import recipe, structure
@@ -27,7 +28,7 @@ __all__ = ["TrainStep", "TrainingError", "fit", "learning_rate"]
 
 def fit(
     model: ScoreModel,
-    data: Source,
+    data: Source | Dataset | Iterable[Any],
     objective: Objective | None = None,
     *,
     steps: int,
@@ -59,8 +60,9 @@ def fit(
 
     Args:
         model: what to train; it is moved to the device and left with the last weights.
-        data: the samples, `Data` or another `Source`. Their conditions go to the model, which must
-            declare them; labels are a condition with classes.
+        data: the samples: `Data`, a map-style dataset of floats, an iterable of batches of floats,
+            or a source of `scoregen.data`. Their conditions go to the model, which must declare
+            them; labels are a condition with classes.
         objective: the loss per sample; `DenoisingScoreMatching()` unless given.
         steps: updates in all, those before a resume included.
         batch: samples per update, over all processes together.
@@ -106,8 +108,8 @@ def fit(
             f"model must be a ScoreModel, got {type(model).__name__}; wrap a network: "
             "ScoreNetwork(net, VPSDE(), V())"
         )
-    source = as_source(data)
     known = conditions_of(model) or Conditions()
+    source = as_source(data, known.classes)
     _check_conditions(model, source, known)
     dropped = ConditionDropout(_shares(source, label_dropout, dropout), known)
     settings = TrainSettings(

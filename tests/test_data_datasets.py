@@ -1,5 +1,6 @@
 """Datasets and streams of batches: the same bits as from `Data`, and what is refused."""
 
+import gc
 import itertools
 import os
 import signal
@@ -384,6 +385,23 @@ def test_ctrl_c_in_a_terminal_saves_once_and_ends_the_workers(tmp_path: Path) ->
         os.killpg(process.pid, 0)
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_gpu_is_served_the_bits_of_the_host(workers: int) -> None:
+    source = FromDataset({"x": LEVELS, "label": LABELS}, bins=256, workers=workers)
+    for bins in (17, 255, 256, 1000, 65536):
+        whole = Data(torch.arange(bins).reshape(-1, 1), bins=bins)
+        assert torch.equal(
+            next(whole.serve(bins, 0, device="cuda")).x.cpu(), next(whole.serve(bins, 0)).x
+        )
+    for a, b in itertools.islice(
+        zip(DATA.serve(16, 0), source.serve(16, 0, device="cuda"), strict=False), 9
+    ):
+        assert b.x.is_cuda
+        assert torch.equal(a.x, b.x.cpu())
+        assert torch.equal(a.condition["label"], b.condition["label"].cpu())
+
+
 # Streams of batches
 
 
@@ -522,6 +540,7 @@ def test_webdataset_shards_are_batches(tmp_path: Path) -> None:
         )
         served = list(itertools.islice(source.serve(8, 0), 7))
         resumed = next(source.serve(8, 0, 6))
+        gc.collect()  # shards that it leaves open are closed here
     for k, batch in enumerate(served):
         rows = np.arange(8) + 8 * (k % 5)
         assert torch.equal(batch.x, DATA.x[torch.from_numpy(rows)])

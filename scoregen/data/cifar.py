@@ -93,14 +93,18 @@ def _pickled(path: Path) -> tuple[np.ndarray, np.ndarray]:
     held = read_pickle(path)
     named = {_text(key): value for key, value in held.items()} if isinstance(held, dict) else {}
     pixels, label = named.get("data"), named.get("labels")
-    images = isinstance(pixels, np.ndarray) and pixels.dtype == np.uint8 and pixels.ndim == 2
-    whole = isinstance(label, list) and all(isinstance(k, int) and 0 <= k < 256 for k in label)
-    if not images or not whole or not label or pixels.shape != (len(label), 3072):
-        raise ValueError(
-            f"{path} must hold a dict with 'data', uint8 of shape (n, 3072), and 'labels', n whole "
-            f"numbers; got {sorted(named) or type(held).__name__}"
-        )
-    return pixels, np.array(label, np.uint8)
+    if (
+        isinstance(pixels, np.ndarray)
+        and isinstance(label, list)
+        and label
+        and all(isinstance(k, int) and 0 <= k < 256 for k in label)
+        and (pixels.dtype, pixels.shape) == (np.uint8, (len(label), 3072))
+    ):
+        return pixels, np.array(label, np.uint8)
+    raise ValueError(
+        f"{path} must hold a dict with 'data', uint8 of shape (n, 3072), and 'labels', n whole "
+        f"numbers; got {sorted(named) or type(held).__name__}"
+    )
 
 
 def _text(key: Any) -> Any:

@@ -7,11 +7,14 @@ from .checkpoint import CheckpointError, card, digits_model, fingerprint, load, 
 from .ema import EMA
 from .fit import fit
 from .loop import TrainingError, TrainStep
+from .posthoc import PostHoc, PowerEMA, reconstruct
 from .settings import TrainSettings
 
 __all__ = [
     "CheckpointError",
     "EMA",
+    "PostHoc",
+    "PowerEMA",
     "TrainSettings",
     "TrainStep",
     "TrainingError",
@@ -20,5 +23,6 @@ __all__ = [
     "fingerprint",
     "fit",
     "load",
+    "reconstruct",
     "save",
 ]

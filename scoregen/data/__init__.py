@@ -1,8 +1,11 @@
 """Data: the handwritten digits, two-dimensional targets, and a user's own files."""
 
-from .dataset import Data, Units, from_levels, to_levels
+from .batch import Batch
+from .dataset import Data
 from .digits import digits
 from .files import load
+from .levels import from_levels, to_levels
+from .source import Source, as_source
 from .targets import (
     Modes,
     checkerboard,
@@ -14,11 +17,15 @@ from .targets import (
     sixteen_modes,
     swiss_roll,
 )
+from .units import Units
 
 __all__ = [
+    "Batch",
     "Data",
     "Modes",
+    "Source",
     "Units",
+    "as_source",
     "checkerboard",
     "digits",
     "eight_gaussians",

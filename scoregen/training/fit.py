@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +11,10 @@ import torch
 
 from .._files import probe
 from .._identity import recipe, structure
-from ..data.dataset import Data
-from ..models import ScoreModel, conditions_of
+from ..data import Source, as_source
+from ..models import Conditions, ScoreModel, conditions_of
 from ..objectives import DenoisingScoreMatching, Objective
-from ..processes import StaticSDE
+from .batches import ConditionDropout, warn_of_scale
 from .card import describe_model, undescribed
 from .checkpoint import check_target
 from .ema import EMA
@@ -27,7 +27,7 @@ __all__ = ["TrainStep", "TrainingError", "fit", "learning_rate"]
 
 def fit(
     model: ScoreModel,
-    data: Data,
+    data: Source,
     objective: Objective | None = None,
     *,
     steps: int,
@@ -39,6 +39,7 @@ def fit(
     grad_clip: float = 1.0,
     ema_decay: float = 0.999,
     label_dropout: float | None = None,
+    dropout: Mapping[str, float] | None = None,
     patience: int = 10,
     out: str | Path | None = None,
     save_every: int = 1000,
@@ -51,14 +52,15 @@ def fit(
     """Train a model in place, one step per turn of the caller's loop.
 
     AdamW with a warmed-up cosine rate and an average of the weights (Ho et al. 2020, 2006.11239,
-    Algorithm 1, for the default objective). Order of data, times, noise, dropped labels and dropout
-    are functions of (seed, step), so a training that was stopped and resumed ends, on a CPU, with
-    the same bits as one that was not. Ctrl-C, SIGTERM, SIGHUP, and leaving the loop, save; a killed
-    process loses at most `save_every` steps.
+    Algorithm 1, for the default objective). Order of data, times, noise, dropped conditions and
+    dropout are functions of (seed, step), so a training that was stopped and resumed ends, on a
+    CPU, with the same bits as one that was not. Ctrl-C, SIGTERM, SIGHUP, and leaving the loop,
+    save; a killed process loses at most `save_every` steps.
 
     Args:
         model: what to train; it is moved to the device and left with the last weights.
-        data: the samples. Their labels go to the model, which must declare its classes.
+        data: the samples, `Data` or another `Source`. Their conditions go to the model, which must
+            declare them; labels are a condition with classes.
         objective: the loss per sample; `DenoisingScoreMatching()` unless given.
         steps: updates in all, those before a resume included.
         batch: samples per update, over all processes together.
@@ -69,6 +71,8 @@ def fit(
         grad_clip: largest norm of the gradient of the loss per coordinate; inf for none.
         ema_decay: decay of the average in the long run.
         label_dropout: share of labels replaced by the null class; 0.1 with labels unless given.
+        dropout: name -> share, for conditions of any name: each is replaced by the null value that
+            the network declares, independently of the others.
         patience: steps in a row without a finite gradient, each skipped, before giving up.
         out: folder for `resume.safetensors` and the checkpoint `model` with the averaged weights,
             both written at every save; None writes nothing.
@@ -102,14 +106,10 @@ def fit(
             f"model must be a ScoreModel, got {type(model).__name__}; wrap a network: "
             "ScoreNetwork(net, VPSDE(), V())"
         )
-    if not isinstance(data, Data):
-        raise TypeError(f"data must be scoregen Data, got {type(data).__name__}; use Data(x)")
-    labelled = data.label is not None
-    known = conditions_of(model)
-    classes = 0 if known is None else known.classes
-    _check_labels(model, data, classes)
-    if label_dropout and not labelled:
-        raise ValueError("label_dropout needs labelled data and a network with classes")
+    source = as_source(data)
+    known = conditions_of(model) or Conditions()
+    _check_conditions(model, source, known)
+    dropped = ConditionDropout(_shares(source, label_dropout, dropout), known)
     settings = TrainSettings(
         steps=steps,
         batch=batch,
@@ -119,23 +119,31 @@ def fit(
         weight_decay=weight_decay,
         grad_clip=grad_clip,
         ema_decay=ema_decay,
-        label_dropout=0.1 * labelled if label_dropout is None else label_dropout,
+        dropout=dropped.share,
         patience=patience,
         save_every=save_every,
     )
     world = _world(accelerator, batch)
-    data.batches(batch, seed)
-    _warn_of_scale(model, data)
+    source.serve(batch, seed)
+    power = source.mean_square()
+    if power is not None:
+        warn_of_scale(model, power)
     objective = DenoisingScoreMatching() if objective is None else objective
     folder, description = None, {}
     if out is not None:
         folder = probe(out)
         check_target(folder / "model", overwrite=True)
+        identity = source.identity()
+        if identity is None:
+            raise ValueError(
+                f"nothing identifies the data {source.name!r}, so that out={str(out)!r} could be "
+                "continued with other data unnoticed: declare an identity, or leave `out` out"
+            )
         _warn_of_own_parts(model, folder)
         description = {
             **settings.fixed(),
             "processes": world,
-            "data": data.identity(),
+            "data": identity,
             "model": structure(model),
             "objective": recipe(objective) if objective_name is None else objective_name,
         }
@@ -152,7 +160,7 @@ def fit(
         run.remember_start()
         if resume and (folder / RESUME).exists():
             run.read(folder / RESUME, description)
-    loop = Loop(run, data, place, settings, classes, folder, description, accelerator)
+    loop = Loop(run, source, place, settings, dropped, folder, description, accelerator)
     return loop.steps(progress)
 
 
@@ -160,35 +168,45 @@ def _warmup(steps: int) -> int:
     return min(500, steps // 10) if isinstance(steps, int) else 0
 
 
-def _check_labels(model: ScoreModel, data: Data, classes: int) -> None:
-    """Labels that are given must be taken: dropped ones train another model."""
-    if data.label is None:
-        return
-    if not classes:
+def _check_conditions(model: ScoreModel, source: Source, known: Conditions) -> None:
+    """Conditions that are given must be taken: dropped ones train another model."""
+    if source.classes and not known.classes:
         raise ValueError(
-            f"the data have labels of {data.classes} classes, and {type(model).__name__} declares "
-            f"none: build the network with classes={data.classes}, declare those of a network of "
-            f"your own by ScoreNetwork(..., conditions=Conditions.labels({data.classes})), or "
-            "leave the labels out by data.unlabelled()"
+            f"the data have labels of {source.classes} classes, and {type(model).__name__} "
+            f"declares none: build the network with classes={source.classes}, declare those of a "
+            "network of your own by ScoreNetwork(..., conditions=Conditions.labels("
+            f"{source.classes})), or leave the labels out by data.unlabelled()"
         )
-    if data.classes > classes:
-        raise ValueError(f"the data have {data.classes} classes and the network {classes}")
+    if source.classes > known.classes:
+        raise ValueError(f"the data have {source.classes} classes and the network {known.classes}")
+    unknown = [name for name in source.conditions if name not in known.null]
+    if unknown:
+        names = ", ".join(map(repr, known.null)) or "none"
+        raise ValueError(
+            f"the data come with the conditions {unknown}, and the network declares {names}: "
+            "declare each with its null value, by ScoreNetwork(..., conditions=Conditions({name: "
+            "null})), or leave it out of the data"
+        )
 
 
-def _warn_of_scale(model: ScoreModel, data: Data) -> None:
-    """The data must have vanished at t_max, or samples start from the wrong law."""
-    if isinstance(model.sde, StaticSDE):
-        return
-    last = model.sde.level(model.sde.t_max)
-    left = (last.alpha / last.sigma) ** 2 * data.mean_square()
-    if left > 1e-2:
-        warnings.warn(
-            f"at t_max = {last.t:g} the data still have {left:.2g} of the noise's power, "
-            "alpha^2 E|x|^2 / (d sigma^2), and sampling starts as if it were 0: train on "
-            "data.standardised(), or take a process with more noise",
-            UserWarning,
-            stacklevel=3,
-        )
+def _shares(
+    source: Source, label_dropout: float | None, dropout: Mapping[str, float] | None
+) -> dict[str, float]:
+    """The share of each condition that is replaced by its null value."""
+    shares = dict(dropout or {})
+    if label_dropout is not None:
+        if "label" in shares:
+            raise ValueError("give either label_dropout or dropout['label'], not both")
+        if label_dropout and "label" not in source.conditions:
+            raise ValueError("label_dropout needs labelled data and a network with classes")
+        shares["label"] = label_dropout
+    elif "label" in source.conditions:
+        shares.setdefault("label", 0.1)
+    unserved = [name for name, share in shares.items() if share and name not in source.conditions]
+    if unserved:
+        names = ", ".join(map(repr, source.conditions)) or "none"
+        raise ValueError(f"dropout of {unserved}, which the data do not have; they have {names}")
+    return {name: share for name, share in shares.items() if name in source.conditions}
 
 
 def _warn_of_own_parts(model: ScoreModel, folder: Path) -> None:

@@ -14,9 +14,11 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from ..data.dataset import Data, stream
+from ..data import Batch, Source
+from ..data.order import stream
 from ..models import ScoreModel
 from ..objectives import Objective
+from .batches import ConditionDropout, warn_of_scale
 from .checkpoint import save
 from .resume import Run
 from .settings import TrainSettings
@@ -75,9 +77,7 @@ class Loss(nn.Module):
         super().__init__()
         self.model, self.objective = model, objective
 
-    def forward(
-        self, x0: Tensor, generator: torch.Generator, condition: dict[str, Tensor]
-    ) -> Tensor:
+    def forward(self, x0: Tensor, generator: torch.Generator, condition: dict[str, Any]) -> Tensor:
         return self.objective(self.model, x0, generator=generator, **condition)
 
 
@@ -109,19 +109,20 @@ class Loop:
     def __init__(
         self,
         run: Run,
-        data: Data,
+        data: Source,
         place: torch.device,
         settings: TrainSettings,
-        classes: int,
+        dropout: ConditionDropout,
         folder: Path | None,
         identity: dict[str, Any],
         accelerator: Any,
     ):
         self.run, self.data, self.place, self.settings = run, data, place, settings
-        self.classes, self.folder, self.identity = classes, folder, identity
+        self.dropout, self.folder, self.identity = dropout, folder, identity
         self.accelerator = accelerator
         self.rank = 0 if accelerator is None else accelerator.process_index
-        self.share = settings.batch // (1 if accelerator is None else accelerator.num_processes)
+        share = settings.batch // (1 if accelerator is None else accelerator.num_processes)
+        self.rows = slice(self.rank * share, (self.rank + 1) * share)
         self.loss: nn.Module = Loss(run.model, run.objective)
         self.optimizer = run.optimizer
         if accelerator is not None:
@@ -142,11 +143,13 @@ class Loop:
             # None: only where the bar can be redrawn, not into a pipe or a file
             disable=None if progress and self.rank == 0 else True,
         )
-        batches = self.data.batches(settings.batch, settings.seed, self.saved)
+        batches = self.data.serve(settings.batch, settings.seed, self.saved, self.rows, self.place)
+        if self.saved == 0 and self.data.mean_square() is None:
+            batches = self._weighed(batches)
         with Signals(self._save_rest) as signals:
             try:
                 while run.done["step"] < settings.steps:
-                    step = self._step(*next(batches), signals)
+                    step = self._step(next(batches), signals)
                     if run.done["failed"] >= settings.patience:
                         raise TrainingError(
                             f"{run.done['failed']} steps in a row, up to step {step.step}, gave no "
@@ -169,18 +172,28 @@ class Loop:
                 with signals.unbroken():
                     self._save_rest()
 
-    def _step(self, x0: Tensor, label: Tensor | None, signals: Signals) -> TrainStep:
+    def _weighed(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        """The batches, after a look at the scale of the first one."""
+        first = next(batches)
+        warn_of_scale(self.run.model, float(first.x.float().square().mean()))
+        yield first
+        yield from batches
+
+    def _step(self, batch: Batch, signals: Signals) -> TrainStep:
         settings, done = self.settings, self.run.done
-        rows = slice(self.rank * self.share, (self.rank + 1) * self.share)
-        x0 = x0[rows].to(self.place)
         key = _key(settings.seed, done["step"], self.rank)
         rate = settings.learning_rate(done["step"])
         for group in self.run.optimizer.param_groups:
             group["lr"] = rate
         generator = torch.Generator(self.place).manual_seed(key)
-        condition = self._condition(None if label is None else label[rows], key)
+        condition = self.dropout(
+            batch.condition,
+            key=_key(settings.seed, done["step"], 0),
+            batch=settings.batch,
+            rows=self.rows,
+        )
         with private_draws(key ^ 2, self.place):
-            mean = self.loss(x0, generator, condition).mean()
+            mean = self.loss(batch.x, generator, condition).mean()
             if self.accelerator is None:
                 (mean / self.coordinates).backward()
             else:
@@ -211,16 +224,6 @@ class Loop:
                 f"{self.run.done['step']}: read step.ema inside the loop to keep it"
             )
         return self.run.ema.snapshot()
-
-    def _condition(self, label: Tensor | None, key: int) -> dict[str, Tensor]:
-        """The labels of a batch, some replaced by the null class."""
-        if label is None:
-            return {}
-        # a stream of its own: the times and the noise are the same with and without dropout
-        own = torch.Generator().manual_seed(key ^ 1)
-        hidden = torch.rand(len(label), generator=own) < self.settings.label_dropout
-        label = label.to(self.place)
-        return {"label": label.masked_fill(hidden.to(self.place), self.classes)}
 
     def _save_rest(self) -> None:
         """Save what was not saved yet, unless an update was broken off half way."""

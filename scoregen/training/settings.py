@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from .._checks import check_count, check_number
@@ -27,7 +28,7 @@ class TrainSettings:
         weight_decay: of AdamW.
         grad_clip: largest norm of the gradient of the loss per coordinate; inf for none.
         ema_decay: decay of the average in the long run.
-        label_dropout: share of labels replaced by the null class.
+        dropout: name of a condition -> share of its entries replaced by its null value.
         patience: steps in a row without a finite gradient before giving up.
         save_every: steps between two saves.
 
@@ -46,7 +47,7 @@ class TrainSettings:
     weight_decay: float = 0.0
     grad_clip: float = 1.0
     ema_decay: float = 0.999
-    label_dropout: float = 0.0
+    dropout: Mapping[str, float] = field(default_factory=dict)
     patience: int = 10
     save_every: int = 1000
 
@@ -59,7 +60,7 @@ class TrainSettings:
         check_number("weight_decay", self.weight_decay, 0.0)
         check_number("grad_clip", self.grad_clip, 0.0, open_low=True, infinite=True)
         check_number("ema_decay", self.ema_decay, 0.0, 1.0, open_high=True)
-        check_number("label_dropout", self.label_dropout, 0.0, 1.0)
+        object.__setattr__(self, "dropout", dict(self.dropout))
 
     def learning_rate(self, step: int) -> float:
         """The rate of step k, counted from 0: see `learning_rate`."""

@@ -17,7 +17,15 @@ from scoregen import MLP, VPSDE, ScoreNetwork, V
 from scoregen._files import CheckpointError
 from scoregen.models import ScoreModel
 from scoregen.training import PostHoc, reconstruct, save
-from scoregen.training.posthoc import LONGEST, PowerEMA, Profile, combination, gamma_of, store
+from scoregen.training.posthoc import (
+    LONGEST,
+    PowerEMA,
+    Profile,
+    collect,
+    combination,
+    gamma_of,
+    store,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -112,7 +120,7 @@ def trained(
         for average in averages:
             average.update_parameters(model)
         if kept.due(step, steps):
-            store(folder, step, averages)
+            store(folder, step, kept.sigma_rel, collect(averages))
     save(model, folder / "model", steps=steps)
     return model, path
 
@@ -205,7 +213,7 @@ def test_half_precision_is_stored_wide_and_own_networks_are_given(tmp_path: Path
         for average in averages:
             average.update_parameters(model)
         if step % 5 == 0:
-            store(tmp_path, step, averages)
+            store(tmp_path, step, (0.05, 0.1), collect(averages))
     save(model, tmp_path / "model")
     with safetensors.safe_open(tmp_path / "posthoc/000000020.safetensors", framework="pt") as file:
         assert file.get_tensor("0/scale").dtype == torch.float32

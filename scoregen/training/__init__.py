@@ -6,9 +6,10 @@ Start with `fit`, `save` and `load`.
 from .checkpoint import CheckpointError, card, digits_model, fingerprint, load, save
 from .ema import EMA
 from .fit import fit
-from .loop import TrainingError, TrainStep
 from .posthoc import PostHoc, PowerEMA, reconstruct
 from .settings import TrainSettings
+from .step import TrainingError, TrainStep
+from .watch import Validation, Watch, validate
 
 __all__ = [
     "CheckpointError",
@@ -18,6 +19,8 @@ __all__ = [
     "TrainSettings",
     "TrainStep",
     "TrainingError",
+    "Validation",
+    "Watch",
     "card",
     "digits_model",
     "fingerprint",
@@ -25,4 +28,5 @@ __all__ = [
     "load",
     "reconstruct",
     "save",
+    "validate",
 ]

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from .._checks import check_number
+from .sharding import divide, gather, sharded
 
 __all__ = ["EMA", "ema_decay"]
 
@@ -126,8 +127,27 @@ class EMA(nn.Module):
         return {name: kept.get(id(t), t).detach() for name, t in held.items()}
 
     def snapshot(self) -> nn.Module:
-        """A copy of the average as it is now, ready to sample from."""
-        return deepcopy(self.module)
+        """A copy of the average as it is now, ready to sample from.
+
+        Where the average is divided among processes, each of them must call this.
+        """
+        copy = deepcopy(self.module)
+        gather(copy)
+        return copy
+
+    def divide_like(self, model: nn.Module) -> None:
+        """Divide the average among the processes as `fully_shard` divided the model.
+
+        Raises:
+            ValueError: for weights of 16 bits, whose wide averages would stay whole.
+        """
+        if self.narrow and any(map(sharded, model.parameters())):
+            raise ValueError(
+                "weights that are divided among processes must be of 32 bits: compute in 16 bits "
+                "by MixedPrecisionPolicy(param_dtype=torch.bfloat16)"
+            )
+        divide(self.module, model)
+        self._lists = None
 
     def forward(self, *arguments: Any, **named: Any) -> Any:
         """The averaged model's own answer."""

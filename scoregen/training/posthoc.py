@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -25,6 +25,7 @@ from ..models import ScoreModel
 from .card import core
 from .checkpoint import load
 from .ema import EMA
+from .sharding import whole
 
 __all__ = ["PostHoc", "PowerEMA", "reconstruct"]
 
@@ -121,24 +122,34 @@ def _lengths(values: Sequence[float]) -> tuple[float, ...]:
     return lengths
 
 
-def store(folder: Path, step: int, averages: Sequence[PowerEMA]) -> None:
+def collect(averages: Sequence[PowerEMA]) -> dict[str, Tensor]:
+    """The averages on the host, by their number and the names a checkpoint gives the weights.
+
+    Where they are divided among processes, each of them must call this.
+    """
+    return {
+        f"{i}/{name.replace('_orig_mod.', '')}": whole(tensor).cpu().clone()
+        for i, average in enumerate(averages)
+        for name, tensor in _weights(average).items()
+    }
+
+
+def store(
+    folder: Path, step: int, sigma_rel: Sequence[float], tensors: Mapping[str, Tensor]
+) -> None:
     """Write the averages after a step as one file of `folder`/posthoc.
 
     Args:
         folder: of the training.
         step: t.
-        averages: of score models.
+        sigma_rel: the lengths of the averages.
+        tensors: what `collect` made of them.
     """
-    tensors = {
-        f"{i}/{name.replace('_orig_mod.', '')}": tensor.cpu().clone()
-        for i, average in enumerate(averages)
-        for name, tensor in _weights(average).items()
-    }
-    check_finite(tensors, f"the averages of step {step}")
-    head = json.dumps({"step": step, "sigma_rel": [a.sigma_rel for a in averages]})
+    check_finite(dict(tensors), f"the averages of step {step}")
+    head = json.dumps({"step": step, "sigma_rel": list(sigma_rel)})
     metadata = {"kind": _KIND, "head": head, "sha256": digest(tensors.items(), head=head)}
     path = probe(folder / FOLDER) / f"{step:09d}.safetensors"
-    write(path, safetensors.torch.save(tensors, metadata))
+    write(path, safetensors.torch.save(dict(tensors), metadata))
 
 
 def _weights(average: PowerEMA) -> dict[str, Tensor]:

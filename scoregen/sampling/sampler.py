@@ -19,7 +19,6 @@ from .._checks import (
     check_count,
     check_data,
     check_flag,
-    check_grid,
     check_kind,
     check_state,
 )
@@ -31,6 +30,7 @@ from ..noise import Noise, Rewindable, SampleNoise, TorchNoise
 from ..processes import SDE, Level
 from .batch import bad_rows, begin, bound, check_parts, check_rows, check_shape
 from .compiled import Compiled
+from .levels import levels_of
 from .solver import Solver
 
 __all__ = ["Sampler", "Step"]
@@ -73,7 +73,7 @@ class Sampler:
 
     def levels(self, sde: SDE) -> list[Level]:
         """The n + 1 levels of the grid on a process, checked for the solver's direction."""
-        return sde.levels(check_grid(self.grid(sde), sde.t_max, sde.t_min, self.solver.direction))
+        return levels_of(self.grid, sde, self.solver.direction)
 
     def iterate(self, model: ScoreModel, x: Tensor, *, noise: Noise) -> Iterator[Step]:
         """The loop: yields the start and the state after every move, n + 1 steps in all.

@@ -75,10 +75,11 @@ types: $(LINT)  ## mypy, strict
 docs: $(DOCS)  ## HTML under docs/_build/html, warnings are errors
 	$(BIN)/python -m sphinx -W --keep-going -b html docs docs/_build/html
 
-docs-run: $(DOCS)  ## the same, with every example executed
-	SCOREGEN_DOCS_EXECUTE=force $(BIN)/python -m sphinx -W --keep-going -b html docs docs/_build/html
+docs-run: $(DOCS)  ## the same, after every example was run and its output and picture written
+	$(BIN)/python benchmarks/figures/pages.py --write
+	$(MAKE) docs
 
-samplers: $(BASE)  ## measure every solver again and write docs/samplers.md
+samplers: $(BASE)  ## measure every solver again and write docs/reference/samplers.md
 	$(BIN)/python benchmarks/samplers/samplers_page.py
 
 examples: $(BASE)  ## run the worked examples again
@@ -152,5 +153,5 @@ train: $(BASE)  ## train the bundled digits network again
 	OMP_NUM_THREADS=$(WORKERS) $(BIN)/python benchmarks/training/train_digits.py
 
 clean:  ## remove caches and built pages; keeps .venv and runs/
-	rm -rf docs/_build docs/jupyter_execute build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf docs/_build docs/reference/api build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +

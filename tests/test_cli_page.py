@@ -10,7 +10,7 @@ import pytest
 
 from scoregen.cli import COMMANDS, main
 
-PAGE = (Path(__file__).resolve().parents[1] / "docs" / "command-line.md").read_text()
+PAGE = (Path(__file__).resolve().parents[1] / "docs" / "how-to" / "command-line.md").read_text()
 
 
 def commands() -> list[list[str]]:

@@ -1,4 +1,4 @@
-"""The scripts behind the tables of docs/energies.md: they judge rightly, and their laws hold."""
+"""The scripts behind the tables of docs/how-to/energies.md: they judge rightly, their laws hold."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The blocks of "Bring your network" that need other packages, or files: `py`, not `python`."""
+"""Blocks of "Networks of other libraries" that need other packages or files: `py`, not `python`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import torch
 
 import scoregen as sg
 
-PAGE = Path(__file__).resolve().parents[1] / "docs" / "bring-your-network.md"
+PAGE = Path(__file__).resolve().parents[1] / "docs" / "how-to" / "other-libraries.md"
 BLOCK = re.compile(r"^```(python|py)\n(.*?)^```", re.M | re.S)
 ORIGINS = Path(__file__).parent / "data" / "origins"
 # Downloads of the reader's, the tiny files in their places, and what these differ in.
@@ -68,7 +68,7 @@ def test_one_section_for_each_importer() -> None:
 @pytest.mark.peers
 def test_the_whole_page_runs_where_diffusers_is(tmp_path: Path) -> None:
     path = tmp_path / "page.py"
-    path.write_text(f"import sys\nsys.path.insert(0, {str(PAGE.parents[1])!r})\n" + program())
+    path.write_text(f"import sys\nsys.path.insert(0, {str(PAGE.parents[2])!r})\n" + program())
     done = subprocess.run(
         [sys.executable, path.name], cwd=tmp_path, capture_output=True, text=True, timeout=300
     )

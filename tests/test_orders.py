@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -350,32 +351,34 @@ def test_super_convergence_on_gaussians_is_a_floor_and_no_promise() -> None:
 # The page
 
 
-END = 5 + len(PAGE.PROCESSES)  # cells of measured orders end here
+FIRST = 4  # cells before those of measured orders
+REMAKE = "docs/reference/samplers.md is out of date: run benchmarks/samplers/samplers_page.py"
+
+
+def section(heading: str) -> list[str]:
+    """The rows of the table below a heading of docs/reference/samplers.md."""
+    text = (ROOT / "docs" / "reference" / "samplers.md").read_text()
+    (part,) = re.findall(rf"^## {heading}\n(.*?)(?=^## |\Z)", text, flags=re.M | re.S)
+    return [line for line in part.splitlines() if line.startswith(("| `", "| {"))]
 
 
 def table_rows() -> dict[str, list[str]]:
-    """Cells of the first table of docs/samplers.md, by the first of them."""
-    text = (ROOT / "docs" / "samplers.md").read_text().split("## Distances")[0]
-    lines = [line for line in text.splitlines() if line.startswith("| `")]
-    cut = [[c.strip() for c in line.replace("\\|", "¦").strip("|").split("|")] for line in lines]
+    """Cells of the table of orders, by the first of them."""
+    cut = [[cell.strip() for cell in line.strip("|").split("|")] for line in section("Orders")]
     return {cells[0]: cells for cells in cut}
 
 
 def test_the_page_names_every_solver_and_its_claims() -> None:
     rows = table_rows()
-    wanted = {}
-    for solver in PAGE.instances():
-        line = PAGE.row(solver).line(["#"] * len(PAGE.PROCESSES))
-        cells = [c.strip() for c in line.replace("\\|", "¦").strip("|").split("|")]
-        wanted[cells[0]] = cells
-    for line in PAGE.unbuilt():
-        cells = [c.strip() for c in line.replace("\\|", "¦").strip("|").split("|")]
-        wanted[cells[0]] = cells
-    remake = "docs/samplers.md is out of date: run python benchmarks/samplers/samplers_page.py"
-    assert set(rows) == set(wanted), remake
-    for name, cells in wanted.items():
-        before, after = rows[name], cells
-        assert before[:5] + before[END:] == after[:5] + after[END:], remake
+    lines = [PAGE.row(solver).line(["#"] * len(PAGE.PROCESSES)) for solver in PAGE.instances()]
+    cut = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    assert {cells[0]: rows[cells[0]][:FIRST] for cells in cut} == {
+        cells[0]: cells[:FIRST] for cells in cut
+    }, REMAKE
+    assert set(rows) == {cells[0] for cells in cut} | {
+        line.split(" | ")[0].strip("| ") for line in PAGE.unbuilt()
+    }, REMAKE
+    assert section("Methods") == list(PAGE.methods()), REMAKE
     shown = {name.strip("`").split("(")[0] for name in rows}
     exported = {
         name
@@ -383,13 +386,13 @@ def test_the_page_names_every_solver_and_its_claims() -> None:
         if isinstance(getattr(solvers, name), type) and issubclass(getattr(solvers, name), Solver)
     }
     abstract = {name for name in exported if getattr(solvers, name).__abstractmethods__}
-    assert exported - abstract <= shown, remake
+    assert exported - abstract <= shown, REMAKE
 
 
 def test_the_page_shows_no_broken_promise() -> None:
     for cells in table_rows().values():
-        claims = [math.nan if c == "–" else float(c) for c in cells[3:5]]
-        for measured in cells[5:END]:
+        claims = [math.nan if c == "–" else float(c) for c in cells[2:FIRST]]
+        for measured in cells[FIRST:]:
             if measured == "–":
                 continue
             for claim, figure in zip(claims, measured.split("/"), strict=True):
@@ -398,7 +401,7 @@ def test_the_page_shows_no_broken_promise() -> None:
 
 
 def test_distances_on_the_page_are_those_measured_now() -> None:
-    text = (ROOT / "docs" / "samplers.md").read_text()
+    text = (ROOT / "docs" / "reference" / "samplers.md").read_text()
     for solver in (DDIM(), KarrasHeun()):
         cells = " | ".join(PAGE.distances(solver))
         assert f"| `{PAGE.label(solver)}` | {cells} |" in text

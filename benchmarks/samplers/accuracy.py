@@ -32,7 +32,7 @@ import scoregen as sg
 
 F64 = torch.float64
 BUDGETS = (5, 8, 10, 15, 20, 30, 50, 100)
-PAGE = Path(__file__).parents[2] / "docs" / "accuracy.md"
+PAGE = Path(__file__).parents[2] / "docs" / "explanation" / "accuracy.md"
 
 
 def gauss2(sde: sg.SDE) -> sg.ScoreModel:
@@ -416,7 +416,54 @@ def diffusers_runs() -> Iterator[Run]:
     yield made("Heun", d.HeunDiscreteScheduler(), 2, scaled=True)
 
 
-PEERS = {"k-diffusion": k_diffusion_runs, "azula": azula_runs, "diffusers": diffusers_runs}
+def skrample_runs() -> Iterator[Run]:
+    """Structured samplers on a schedule of our grids; needs Python 3.12."""
+    from skrample.common import Point, Step
+    from skrample.sampling import models, structured
+
+    class Schedule(NamedTuple):
+        """sigma and alpha at each of the moves + 1 times, alpha^2 + sigma^2 = 1."""
+
+        sigmas: Tensor
+
+        def ipoint(self, time: float) -> Any:
+            r = float(self.sigmas[round(time * (len(self.sigmas) - 1))])
+            return Point(time, r / math.hypot(1, r), 1 / math.hypot(1, r))
+
+        def ipoints(self, step: Any) -> Any:
+            return [self.ipoint(time) for time in step]
+
+    data = models.DataModel()
+
+    def made(name: str, solver: Any) -> Run:
+        def run(problem: Problem, grid: str, ending: Ending, moves: int) -> Tensor:
+            schedule = Schedule(ratios(problem, grid, ending, moves))
+            x, previous = problem.unscaled / math.hypot(1, problem.ratio), []
+            for i in range(moves):
+                sigma = float(schedule.sigmas[i])
+                x0 = problem.plain(x * math.hypot(1, sigma), sigma).x0
+                step = Step.from_int(i, moves)
+                previous.append(solver.sample(x, x0, step, data, schedule, None, previous))
+                x = previous[-1].final
+            return finish(problem, x * math.hypot(1, ending.ratio), ending)
+
+        return Run("skrample", name, 1, 0, run)
+
+    forms = {"x0": data, "eps": models.NoiseModel(), "v": models.VelocityModel()}
+    for form, transform in forms.items():
+        for order in (2, 3):
+            for cls in (structured.DPM, structured.Adams, structured.UniP, structured.UniPC):
+                name = f"{cls.__name__}-{order} {form}"
+                yield made(name, cls(order=order, derivative_transform=transform))
+    yield made("SPC", structured.SPC())
+
+
+PEERS = {
+    "k-diffusion": k_diffusion_runs,
+    "azula": azula_runs,
+    "diffusers": diffusers_runs,
+    "skrample": skrample_runs,
+}
 
 # The least error over up to 471 configurations of nine libraries a problem, measured apart from
 # this script (azula, diffusers, k-diffusion, diff-sampler, dpm-solver, UniPC, edm, smalldiffusion,
@@ -539,7 +586,7 @@ def tables(found: list[Measured]) -> Iterator[str]:
         keys = [k for k in mine if k[:2] == (problem, process)]
         if not keys:
             continue
-        yield f"\n## {problem}, {process}\n"
+        yield f"\n### {problem}, {process}\n"
         yield (
             "| NFE | recommended | best of scoregen | RMS | best of the others | RMS | ratio "
             "| published | ratio |\n|---|---|---|---|---|---|---|---|---|"
@@ -555,7 +602,7 @@ def tables(found: list[Measured]) -> Iterator[str]:
             at = known[BUDGETS.index(key[2])] if known else math.nan
             cells += [f"{at:.1e}", f"{m.error / at:.2f}"] if known else ["–"] * 2
             yield "| " + " | ".join(cells) + " |"
-    yield "\n## Fixed samplers\n"
+    yield "\n### Fixed samplers\n"
     yield (
         "Error over the least of any sampler at that budget, for one solver on one grid with one "
         "ending, over all problems and 10 evaluations or more.\n"
@@ -636,7 +683,9 @@ def main() -> None:
     size.add_argument("--full", action="store_true", help="every grid and ending")
     parser.add_argument("--workers", type=int, default=1, help="processes")
     parser.add_argument("--out", type=Path, default=Path("runs/accuracy"))
-    parser.add_argument("--page", action="store_true", help="write docs/accuracy.md too")
+    parser.add_argument(
+        "--page", action="store_true", help="write docs/explanation/accuracy.md too"
+    )
     options = parser.parse_args()
     began = time.perf_counter()
     extent = "quick" if options.quick else "full" if options.full else "usual"
@@ -665,17 +714,31 @@ def main() -> None:
 HEAD = """\
 # Error per evaluation
 
-This page is written by `python benchmarks/samplers/accuracy.py --full --page`. It shows the root mean
-square, over samples and coordinates, of a sampler's x_0 minus the exact end of the probability-flow
-path from the same x_T: float64, exact score, x_0 at sigma = 0. So it is the sampler's own error; a
-network's comes on top, and below it a smaller one is not seen.
+How far is a sampler's output from the exact end of the probability-flow path, at equal numbers of
+evaluations? The score is exact here, so this is the sampler's own error; a network's comes on top, and
+below it a smaller one is not seen. Blue is scoregen, orange the best of diffusers, k-diffusion and
+azula; "recommended" is {py:func}`scoregen.tuning.recommended`, chosen by a rule, the others are the best
+of a search with the truth in hand.
+
+![Error against evaluations on four problems and two processes, for the recommended sampler, the best of scoregen and the best of the others](../_generated/accuracy.svg)
+
+Which configuration is best at one budget and problem is partly luck. So fixed samplers, one solver on one
+grid, are compared over all problems, from 10 evaluations on:
+
+![For fixed samplers: the geometric mean and the worst of their errors over the least of any sampler](../_generated/accuracy_fixed.svg)
+
+## How it was measured
+
+This page is written by `python benchmarks/samplers/accuracy.py --full --page`, its pictures by
+`python benchmarks/figures/accuracy_plots.py`. Errors are root mean squares, over samples and
+coordinates, of a sampler's x_0 minus the exact end of the probability-flow path from the same x_T:
+float64, exact score, x_0 at sigma = 0.
 
 Every solver goes with every grid, ended at sigma / alpha = 0.002, 0.005, 0.01 or 0.02, with ("x0")
 or without a last evaluation there that returns x0; without, x / alpha counts. diffusers,
 k-diffusion and azula get the same grids and endings in the same run. Moves are as many as the
-counted evaluations allow. Which configuration is best at one budget and problem is partly luck,
-since errors change their sign as a grid is varied; that is why fixed samplers are compared at the
-end. "Published" is the least error over up to 471 configurations of nine libraries a problem as
+counted evaluations allow. Errors change their sign as a grid is varied, which is why the best one is
+partly luck. "Published" is the least error over up to 471 configurations of nine libraries a problem as
 shipped, measured apart from this run from starts of its own (and on gmm2 with other modes of the
 same kind), so that column is a guide within a few per cent, on gmm2 a rough one.
 
@@ -686,12 +749,14 @@ deviations 0.05 to 0.5 along the axes in an order of its own for each. VP: beta 
 t = 1. EDM: from sigma = 80. flow: rectified flow from t = 0.999.
 
 {py:func}`scoregen.tuning.recommended` has one rule for exact scores, which this page measures, and
-another for networks, whose errors these methods of high order enlarge: see [](few-steps.md). For
+another for networks, whose errors these methods of high order enlarge: see [](../how-to/few-steps.md). For
 exact scores it works in theta = atan(sigma / alpha), where the flow is of the size of the data at
 both ends of every process ({py:class}`scoregen.solvers.AngularAB`), with steps that are smallest
 near sigma / alpha = 0.3 ({py:class}`scoregen.tuning.SinhSpacing`). With `smooth_end` the last move
 follows the flow to sigma = 0 instead of returning the posterior mean x0. That needs a density that
 is smooth on the scale of the last positive noise level.
+
+## In numbers
 
 """
 

@@ -31,7 +31,7 @@ from scoregen.solvers import IPNDM, AngularAB, EulerStart, ExponentialAB
 from scoregen.tuning import Fit, Tuned, candidates, recommended, tune
 
 DATA = Path(__file__).with_name("data")
-PAGE = Path(__file__).parents[2] / "docs" / "few-steps.md"
+PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "few-steps.md"
 START, END = "<!-- figures", "<!-- end of figures -->"
 BUDGETS = (5, 8, 10, 20, 50)
 TUNED = (3, 4, 5, 6, 8)
@@ -120,32 +120,35 @@ def measure(name: str, network: Network, rows: int, best_of_96: bool) -> list[Ro
 
 
 def table(found: list[Row]) -> list[str]:
-    """One line a network and budget; the recommended sampler over the best of its row."""
-    titles = list(dict.fromkeys(row.sampler for row in found))
-    lines = [
-        f"| network | NFE | {' | '.join(titles)} | recommended / best |",
-        "|" + "---|" * (len(titles) + 3),
-    ]
-    ratios = []
-    for key in dict.fromkeys((row.network, row.nfe) for row in found):
-        cells = {row.sampler: row for row in found if (row.network, row.nfe) == key}
-        least = min(row.error for row in cells.values())
-        ratio = cells["recommended"].error / least
-        ratios.append(ratio)
-        shown = [
-            f"{cells[t].error:.3g}" + (f" ({cells[t].gain:.2g})" if cells[t].gain > 0 else "")
-            if t in cells
-            else "–"
-            for t in titles
+    """A table for each network, a line for each sampler; last the recommended one over the best."""
+    lines, ratios = [], []
+    for network in dict.fromkeys(row.network for row in found):
+        cells = {(row.sampler, row.nfe): row for row in found if row.network == network}
+        budgets = list(dict.fromkeys(nfe for _, nfe in cells))
+        lines += [f"| {network} | {' | '.join(f'{n} evaluations' for n in budgets)} |"]
+        lines += ["|" + "---|" * (len(budgets) + 1)]
+        for title in dict.fromkeys(sampler for sampler, _ in cells):
+            shown = [shown_as(cells.get((title, nfe))) for nfe in budgets]
+            lines.append(f"| {title} | {' | '.join(shown)} |")
+        over = [
+            cells["recommended", n].error / min(r.error for (_, m), r in cells.items() if m == n)
+            for n in budgets
         ]
-        lines.append(f"| {key[0]} | {key[1]} | {' | '.join(shown)} | {ratio:.2f} |")
+        lines += [f"| recommended / best | {' | '.join(f'{ratio:.2f}' for ratio in over)} |", ""]
+        ratios += over
     mean = math.exp(sum(map(math.log, ratios)) / len(ratios))
-    lines.append("")
     lines.append(
         f"RMS error, in brackets the largest gain of an error in eps. The recommended sampler over "
-        f"the best of its row: geometric mean {mean:.2f}, worst {max(ratios):.2f}."
+        f"the best of its column: geometric mean {mean:.2f}, worst {max(ratios):.2f}."
     )
     return lines
+
+
+def shown_as(row: Row | None) -> str:
+    """Error and gain; the best of 96 has no one gain."""
+    if row is None:
+        return "–"
+    return f"{row.error:.3g}" + (f" ({row.gain:.2g})" if row.gain > 0 else "")
 
 
 def tuned(name: str, network: Network, nfe: int, trajectories: int | None) -> tuple[Any, ...]:
@@ -170,13 +173,13 @@ def tuned(name: str, network: Network, nfe: int, trajectories: int | None) -> tu
 
 def tuned_table(rows: list[tuple[Any, ...]]) -> list[str]:
     lines = [
-        "| network | NFE | best of 96: RMS | median | tuned: RMS | median | RMS, times less | "
-        "median, times less | held-out / training RMS | network rows | CPU seconds |",
-        "|" + "---|" * 11,
+        "| network | NFE | best of 96: RMS, median | tuned: RMS, median | times less: RMS, median | "
+        "held-out / training RMS | network rows | CPU seconds |",
+        "|" + "---|" * 8,
     ]
     for name, nfe, a, b, c, d, gap, count, seconds in rows:
         lines.append(
-            f"| {name} | {nfe} | {a:.2g} | {b:.2g} | {c:.2g} | {d:.2g} | {a / c:.1f} | {b / d:.1f}"
+            f"| {name} | {nfe} | {a:.2g}, {b:.2g} | {c:.2g}, {d:.2g} | {a / c:.1f}, {b / d:.1f}"
             f" | {gap:.2f} | {count:,} | {seconds:.0f} |"
         )
     return lines
@@ -203,7 +206,7 @@ def main() -> None:
     parser.add_argument("--trajectories", type=int)
     parser.add_argument("--skip-table", action="store_true")
     parser.add_argument("--out", type=Path, default=Path("runs/few_steps"))
-    parser.add_argument("--page", action="store_true", help="write docs/few-steps.md too")
+    parser.add_argument("--page", action="store_true", help="write docs/how-to/few-steps.md too")
     options = parser.parse_args()
     torch.set_num_threads(1)
     options.out.mkdir(parents=True, exist_ok=True)

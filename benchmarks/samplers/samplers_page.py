@@ -1,4 +1,4 @@
-"""Write docs/samplers.md: every solver, what it claims, and what is measured; or check the page.
+"""Write docs/reference/samplers.md: every solver, its claims, what is measured; or check it.
 
 python benchmarks/samplers/samplers_page.py           # measure everything, write the page
 python benchmarks/samplers/samplers_page.py --check   # measure everything, compare with the page
@@ -48,7 +48,7 @@ from scoregen.analysis import (
 from scoregen.models import Counted
 from scoregen.noise import SampleNoise
 
-PAGE = Path(__file__).resolve().parents[2] / "docs" / "samplers.md"
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "reference" / "samplers.md"
 PROCESSES: dict[str, SDE] = {
     "VP": VPSDE(),
     "VE": VESDE(),
@@ -117,16 +117,25 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
 INTRODUCTION = """\
 # Samplers
 
-This page is written by `python benchmarks/samplers/samplers_page.py` from measurements, none of them random:
-for Gaussian data {py:func}`scoregen.analysis.output_law` gives the exact law of any sampler that is
-affine in its inputs. Tests fail when a measured order lies more than 0.2 below the claim.
+A sampler is a solver on a [grid](grids.md): `Sampler(DPMSolverPP(), UniformLam(20))`. This page lists the
+solvers and what is known of each. It is written by `python benchmarks/samplers/samplers_page.py` from
+measurements, none of them random: for Gaussian data {py:func}`scoregen.analysis.output_law` gives the
+exact law of any sampler that is affine in its inputs. Tests fail when a measured order lies more than
+0.2 below the claim. Which one to take for few evaluations: [few evaluations](../how-to/few-steps.md).
 
+## Methods
+
+*ODE* solvers draw no noise, *SDE* solvers do, *MCMC* kernels stay at their level, *adaptive* ones choose
+their steps. Names link to the arguments; a box above each table hides the rows that do not hold its words.
+"""
+
+ORDERS = """
 ## Orders
 
 *Deterministic* is the order of the error of the output against the exact probability-flow map, for
-noise-free solvers; *law* the order of the W2 distance of the output's law from the exact one.
-Measured on a Gaussian with variances 0.05, 0.5 and 2 between the interior levels
-log(alpha / sigma) = -1.5 and 1.5, in float64, by doubling the steps; each figure is the smallest
+noise-free solvers; *law* the order of the W2 distance of the output's law from the exact one; the columns
+of the processes have both. Measured on a Gaussian with variances 0.05, 0.5 and 2 between the interior
+levels log(alpha / sigma) = -1.5 and 1.5, in float64, by doubling the steps; each figure is the smallest
 of three grids: equal steps in log(alpha / sigma), Karras' (rho = 7), and zig-zag, whose steps
 alternate 3 : 1. A figure above the claim is super-convergence on Gaussian data, no promise. "exact"
 means that the error is rounding alone. Evaluations per move are counted at the model; "+ k" are
@@ -142,9 +151,9 @@ AMPLIFICATION = """
 What a unit error in one evaluation does to the output, largest and root of the sum of squares over
 the evaluations, for an error made in eps, x0 or v: {py:func}`scoregen.analysis.amplification`, exact,
 for Gaussian data of variance 0.25 on `VPSDE()`. Independent errors of size e move the output by the second
-figure times e. The grids have 10 moves, the last one to clean data: equal steps in
-log(alpha / sigma) and Karras'. A figure above 1 in the form that a network predicts means that its
-error grows on the way; 3 and more is what an explosion on a trained network looks like beforehand.
+figure times e. The grids have 10 moves, the last one to clean data. A figure above 1 in the form that a
+network predicts means that its error grows on the way; 3 and more is what an explosion on a trained
+network looks like beforehand.
 """
 
 TOLERANCES = """
@@ -166,19 +175,15 @@ diffusion by +1/2.
 
 
 class Row(NamedTuple):
-    """One solver on the page; the measured cells are empty where nothing was measured."""
+    """One solver in the table of orders; the measured cells are empty where nothing was measured."""
 
     label: str
-    update: str
-    paper: str
     nfe: str
     order: str
     weak_order: str
-    limits: str
 
     def line(self, measured: list[str]) -> str:
-        head = (self.label, self.update, self.nfe, self.order, self.weak_order)
-        return "| " + " | ".join((*head, *measured, self.limits, self.paper)) + " |"
+        return "| " + " | ".join((*self, *measured)) + " |"
 
 
 def solver_classes() -> Iterator[type[Solver]]:
@@ -209,13 +214,28 @@ def instances() -> list[Solver]:
     return [solver for solver in made if not solver.population]
 
 
+def methods() -> Iterator[str]:
+    """A line for each class: what it does, of which kind it is, what it does not do, its source."""
+    made: dict[type[Solver], list[Solver]] = {cls: [] for cls in solver_classes()}
+    for solver in instances():
+        made[type(solver)].append(solver)
+    for cls, built in made.items():
+        name = f"{{py:obj}}`~{cls.__module__.rpartition('.')[0]}.{cls.__name__}`"
+        kinds = ", ".join(dict.fromkeys(kind(solver) for solver in built)) or "–"
+        words = []
+        for limit in dict.fromkeys(limit for solver in built for limit in limits(solver)):
+            every = all(limit in limits(solver) for solver in built)
+            words.append(limit if every else f"with some settings {limit}")
+        cells = (name, kinds, update(cls), "; ".join(words) or "–", paper(cls))
+        yield f"| {' | '.join(cells)} |"
+
+
 def unbuilt() -> Iterator[str]:
     """Lines for solvers that need arguments and have no entry in VARIANTS: no figures."""
     built = {type(solver) for solver in instances()}
     for cls in solver_classes():
         if cls not in built:
-            cells = Row(f"`{cls.__name__}(...)`", update(cls), paper(cls), "–", "–", "–", "–")
-            yield cells.line(["–"] * len(PROCESSES))
+            yield Row(f"`{cls.__name__}(...)`", "–", "–", "–").line(["–"] * len(PROCESSES))
 
 
 def label(solver: Solver) -> str:
@@ -332,7 +352,7 @@ def starts_from_pure_noise(solver: Solver) -> bool:
     return True
 
 
-def limits(solver: Solver) -> str:
+def limits(solver: Solver) -> list[str]:
     """What the solver does not do."""
     known = {"down": "towards data only", "fixed": "stays at its level", "any": "also turns"}
     words = [known[solver.direction]] if solver.direction in known else []
@@ -341,15 +361,22 @@ def limits(solver: Solver) -> str:
             words.append("steps follow x: no exact law")
         if not starts_from_pure_noise(solver):
             words.append("needs signal (alpha > 0) at the start")
-    return "; ".join(words) or "–"
+    return words
+
+
+def kind(solver: Solver) -> str:
+    """How it moves, in one word."""
+    if solver.direction == "fixed":
+        return "MCMC"
+    if not affine(solver):
+        return "adaptive" if solver.nfe is None else "SDE"
+    return "SDE" if noisy(solver) else "ODE"
 
 
 def row(solver: Solver) -> Row:
     """The cells that need no ladder of steps."""
     orders = ["–" if order is None else str(order) for order in (solver.order, solver.weak_order)]
-    name = f"`{label(solver)}`"
-    cls = type(solver)
-    return Row(name, update(cls), paper(cls), nfe(solver), *orders, limits(solver))
+    return Row(f"`{label(solver)}`", nfe(solver), *orders)
 
 
 def cells(solver: Solver) -> list[str]:
@@ -376,14 +403,11 @@ FORMS = ("eps", "x0", "v")
 AMPLIFYING = {"UniformLam": UniformLam(10), "Karras": Karras(10)}
 
 
-def gains(solver: Solver) -> list[str]:
-    """Largest and root-sum-square gain of an error, by grid and by form."""
-    found = []
-    for grid in AMPLIFYING.values():
-        for form in FORMS:
-            gain = amplification(Sampler(solver, grid), PROCESSES["VP"], (0.25,), form)
-            found.append(f"{gain.largest:.2f} / {gain.independent:.2f}")
-    return found
+def gains(solver: Solver, grid: str) -> list[str]:
+    """Largest and root-sum-square gain of an error, by form."""
+    sampler = Sampler(solver, AMPLIFYING[grid])
+    found = (amplification(sampler, PROCESSES["VP"], (0.25,), form) for form in FORMS)
+    return [f"{gain.largest:.2f} / {gain.independent:.2f}" for gain in found]
 
 
 @cache
@@ -412,37 +436,27 @@ def _named(line: str) -> str:
     return line.split("(")[0].lower()
 
 
+def table(*columns: str) -> list[str]:
+    """The head of a table."""
+    return [f"| {' | '.join(columns)} |", "|" + "---|" * len(columns)]
+
+
 def page() -> str:
     """The whole page."""
     every = instances()
-    names = " | ".join(PROCESSES)
-    lines = [
-        INTRODUCTION,
-        f"| solver | method | NFE per move | order | law | {names} | limits | paper |",
-        "|" + "---|" * (7 + len(PROCESSES)),
-        *sorted([*(row(solver).line(cells(solver)) for solver in every), *unbuilt()], key=_named),
-        "",
-        DISTANCES,
-        "| solver | " + " | ".join(f"n = {n}" for n in DISTANCE_STEPS) + " |",
-        "|" + "---|" * (1 + len(DISTANCE_STEPS)),
-    ]
-    for solver in every:
-        if affine(solver):
-            lines.append(f"| `{label(solver)}` | {' | '.join(distances(solver))} |")
-    headings = [f"{grid}, {form}" for grid in AMPLIFYING for form in FORMS]
-    lines += [
-        AMPLIFICATION,
-        f"| solver | {' | '.join(headings)} |",
-        "|" + "---|" * (1 + len(headings)),
-    ]
-    for solver in every:
-        if affine(solver):
-            lines.append(f"| `{label(solver)}` | {' | '.join(gains(solver))} |")
-    lines += [
-        TOLERANCES,
-        "| solver | " + " | ".join(f"{tolerance:g}" for tolerance in TOLERANCE_LADDER) + " |",
-        "|" + "---|" * (1 + len(TOLERANCE_LADDER)),
-    ]
+    exact = [solver for solver in every if affine(solver)]
+    lines = [INTRODUCTION, *table("solver", "kind", "method", "limits", "paper"), *methods()]
+    lines += [ORDERS, *table("solver", "NFE per move", "order", "law", *PROCESSES)]
+    lines += sorted(
+        [*(row(solver).line(cells(solver)) for solver in every), *unbuilt()], key=_named
+    )
+    lines += ["", DISTANCES, *table("solver", *(f"n = {n}" for n in DISTANCE_STEPS))]
+    lines += [f"| `{label(solver)}` | {' | '.join(distances(solver))} |" for solver in exact]
+    lines.append(AMPLIFICATION)
+    for grid in AMPLIFYING:
+        lines += [f"\n### On {grid}(10)\n", *table("solver", *FORMS)]
+        lines += [f"| `{label(solver)}` | {' | '.join(gains(solver, grid))} |" for solver in exact]
+    lines += [TOLERANCES, *table("solver", *(f"{tolerance:g}" for tolerance in TOLERANCE_LADDER))]
     for solver in every:
         if adaptive(solver):
             lines.append(f"| `{label(solver)}` | {' | '.join(tolerances(solver))} |")
@@ -474,7 +488,7 @@ def main() -> int:
     wrong = differences(PAGE.read_text() if PAGE.is_file() else "", text)
     if wrong:
         print(
-            "docs/samplers.md is out of date; run python benchmarks/samplers/samplers_page.py",
+            f"{PAGE} is out of date; run python benchmarks/samplers/samplers_page.py",
             *wrong,
             sep="\n",
         )

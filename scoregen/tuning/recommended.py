@@ -32,8 +32,8 @@ predict x0, v, a velocity or EDM's F | `AngularAB(4)`, t_max to 0.02 |
     stay of the size of a move: from 10 evaluations on, an error in one evaluation's eps reaches
     data of standard deviation 1/2 with a gain of at most 1 (`scoregen.analysis.amplification`). An
     exact density has no error to enlarge, and gets the method of highest order, whose gain is 8 and
-    more. `docs/few-steps.md` has the errors that this rule comes from; a sampler fitted to the
-    network (`tune`) is better than any rule.
+    more. `docs/how-to/few-steps.md` has the errors that this rule comes from; a sampler fitted to
+    the network (`tune`) is better than any rule.
 
     Args:
         model: any score model on a process with noise.

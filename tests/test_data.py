@@ -18,9 +18,10 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 import scoregen.data as targets
-from scoregen.data.dataset import Data, from_levels, to_levels
+from scoregen.data.dataset import Data
 from scoregen.data.digits import digits
 from scoregen.data.files import load
+from scoregen.data.levels import from_levels, to_levels
 from scoregen.data.targets import sixteen_modes
 
 # Levels
@@ -207,7 +208,7 @@ def test_batches_refuse_at_once() -> None:
     for bad in (0, 6):
         with pytest.raises(ValueError, match=rf"1 \.\. 5, the number of samples, got {bad}"):
             data.batches(bad, 0)
-    with pytest.raises(ValueError, match="first_step must be >= 0"):
+    with pytest.raises(ValueError, match="first_step must be at least 0"):
         data.batches(2, 0, -1)
     with pytest.raises(ValueError, match="seed and index"):
         data.batches(2, -1)

@@ -53,12 +53,11 @@ def test_one_evaluation_draws_the_digit_that_the_flow_draws() -> None:
 def test_the_bundled_map_keeps_its_figures() -> None:
     """Paired over three seeds of 1,000: Fréchet, distance to the exact flow, class accuracy.
 
-    The goals are 0.10 and 0.05 beyond the flow's Fréchet distance, and RMS 0.11 and 0.09. The
-    second of them is 0.053 here, with an interval of 0.052 on three seeds; 0.06 keeps it from
-    growing.
+    Measured: 0.030 and 0.034 beyond the flow's Fréchet distance, with intervals of 0.05 over three
+    seeds, and RMS 0.077 and 0.075.
     """
     digits = benchmark("training/train_flow_map")
-    for evaluations, excess, rms in ((1, 0.10, 0.11), (2, 0.06, 0.09)):
+    for evaluations, excess, rms in ((1, 0.10, 0.11), (2, 0.05, 0.09)):
         samples = [
             digits.draw(digits_map(), digits.jumps(evaluations), seed) for seed in digits.SEEDS
         ]

@@ -52,7 +52,7 @@ PROCESSES = [
     DiscreteVESDE.geometric(20, 0.05, 20.0),
 ]
 each_process = pytest.mark.parametrize("sde", PROCESSES, ids=lambda s: type(s).__name__)
-TIGHT = {"rtol": 1e-9, "atol": 1e-9}
+TIGHT = {"rtol": 1e-8, "atol": 1e-8}
 
 
 def exact_prior(model: Analytic):

@@ -687,12 +687,12 @@ def test_neighbour_errors_are_of_the_size_of_the_spread(metric):
     def draw(seed):
         return 0.8 * normal(2 * seed, 150, 2) + 0.4, normal(2 * seed + 1, 150, 2)
 
-    # measured 1.94 for precision, whose reference share alone is too large, and less for the rest
-    assert 0.6 < calibration(metric, draw, repeats=200) < 2.4
+    # measured 0.86 to 1.17; the spread of a ratio of 200 repeats is 5 %
+    assert 0.75 < calibration(metric, draw, repeats=200) < 1.4
 
 
 def test_neighbour_metrics_say_what_they_need():
-    with pytest.raises(ValueError, match="at least 23 samples"):
+    with pytest.raises(ValueError, match="at least 26 samples"):
         Precision()(normal(0, 20, 2), normal(1, 50, 2))
     with pytest.raises(ValueError, match="neighbours must be at least 1"):
         Recall(neighbours=0)

@@ -251,3 +251,15 @@ def test_squares_and_neighbours_of_a_pair_are_independent() -> None:
         u, v = u - u.mean(), v - v.mean()
         # 1.1e-9 each for a normal statistic; cubes have heavier tails, so seven sigmas
         assert abs(float((u * v).mean())) < 7 * float(u.std() * v.std()) / math.sqrt(n)
+
+
+@pytest.mark.cuda
+def test_a_cuda_device_gets_the_hosts_draws_without_waiting() -> None:
+    like = torch.empty((5, 3), device="cuda")
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        got = [SampleNoise(7)(like.to(dtype), LEVEL, LEVEL) for dtype in (torch.float32, F64)]
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    for z in got:
+        assert torch.equal(z.cpu(), draw(SampleNoise(7), 5, (3,), z.dtype))

@@ -529,7 +529,7 @@ def test_identical_samplers_tie() -> None:
 
 def test_ranges_give_what_the_whole_gives(tmp_path: Path) -> None:
     """Bit for bit, with labels that are sliced and solvers that choose their evaluations."""
-    samplers = {**SAMPLERS, "dopri": sg.Sampler(sg.Dopri5(), sg.Times(1.0, 0.0))}
+    samplers = {**SAMPLERS, "dopri": sg.Sampler(sg.Dopri5(1e-2, 1e-2), sg.Times(1.0, 0.0))}
     given = {
         "model": network(),
         "condition": {"label": torch.arange(200) % 3},

@@ -416,7 +416,54 @@ def diffusers_runs() -> Iterator[Run]:
     yield made("Heun", d.HeunDiscreteScheduler(), 2, scaled=True)
 
 
-PEERS = {"k-diffusion": k_diffusion_runs, "azula": azula_runs, "diffusers": diffusers_runs}
+def skrample_runs() -> Iterator[Run]:
+    """Structured samplers on a schedule of our grids; needs Python 3.12."""
+    from skrample.common import Point, Step
+    from skrample.sampling import models, structured
+
+    class Schedule(NamedTuple):
+        """sigma and alpha at each of the moves + 1 times, alpha^2 + sigma^2 = 1."""
+
+        sigmas: Tensor
+
+        def ipoint(self, time: float) -> Any:
+            r = float(self.sigmas[round(time * (len(self.sigmas) - 1))])
+            return Point(time, r / math.hypot(1, r), 1 / math.hypot(1, r))
+
+        def ipoints(self, step: Any) -> Any:
+            return [self.ipoint(time) for time in step]
+
+    data = models.DataModel()
+
+    def made(name: str, solver: Any) -> Run:
+        def run(problem: Problem, grid: str, ending: Ending, moves: int) -> Tensor:
+            schedule = Schedule(ratios(problem, grid, ending, moves))
+            x, previous = problem.unscaled / math.hypot(1, problem.ratio), []
+            for i in range(moves):
+                sigma = float(schedule.sigmas[i])
+                x0 = problem.plain(x * math.hypot(1, sigma), sigma).x0
+                step = Step.from_int(i, moves)
+                previous.append(solver.sample(x, x0, step, data, schedule, None, previous))
+                x = previous[-1].final
+            return finish(problem, x * math.hypot(1, ending.ratio), ending)
+
+        return Run("skrample", name, 1, 0, run)
+
+    forms = {"x0": data, "eps": models.NoiseModel(), "v": models.VelocityModel()}
+    for form, transform in forms.items():
+        for order in (2, 3):
+            for cls in (structured.DPM, structured.Adams, structured.UniP, structured.UniPC):
+                name = f"{cls.__name__}-{order} {form}"
+                yield made(name, cls(order=order, derivative_transform=transform))
+    yield made("SPC", structured.SPC())
+
+
+PEERS = {
+    "k-diffusion": k_diffusion_runs,
+    "azula": azula_runs,
+    "diffusers": diffusers_runs,
+    "skrample": skrample_runs,
+}
 
 # The least error over up to 471 configurations of nine libraries a problem, measured apart from
 # this script (azula, diffusers, k-diffusion, diff-sampler, dpm-solver, UniPC, edm, smalldiffusion,

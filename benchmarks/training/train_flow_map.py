@@ -2,7 +2,7 @@
 
     python benchmarks/training/train_flow_map.py [--steps 6000] [--measure]
 
-Trajectories of the teacher's probability flow are drawn once (15,360 of them, 24 evaluations each)
+Trajectories of the teacher's probability flow are drawn once (46,080 of them, 24 evaluations each)
 and the map is regressed on pairs of their points. The measurement is paired: the same starts and
 labels for every row, three seeds of 1,000 samples; Fréchet distance of classifier features to the
 training digits, its difference to the exact flow's (60 evaluations of the teacher) with a 95 %
@@ -35,7 +35,7 @@ ROOT = Path(__file__).resolve().parents[2]
 BUNDLED = Path(sg.data.__file__).with_name("digits_map")
 TABLE = ROOT / "docs" / "_generated" / "flow_map_digits.txt"
 RUNS = ROOT / "runs" / "flow_map"
-TRAJECTORIES = 15_360
+TRAJECTORIES = 46_080
 SEEDS = (101, 102, 103)
 STUDENT = 4.303  # 97.5 % quantile of Student's t with two degrees of freedom
 LABEL = torch.arange(1000) % 10

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from .. import data, networks
-from ..data.dataset import Data, Units
+from ..data import Data, Units
 from ..flowmaps.bundled import DIGITS_MAP
 from ..models import ScoreModel
 from ..training import card, load

@@ -96,19 +96,19 @@ def execute(
             found[cell] = known
     todo = [task for cell, task in tasks.items() if cell not in found]
     try:
-        if todo and not isinstance(executor, Now):  # what cannot be sent is refused before the work
-            executor.submit(_arrived, todo[0]).result()
+        # workers start while the first task is tried: what cannot be sent is refused, not lost
+        tried = executor.submit(_arrived, todo[0]) if todo else None
         cut = [(t, span) for t in todo for span in _spans(t)]
         with tqdm(total=len(todo) + len(cut), desc="compare", disable=not progress) as bar:
             calls: list[Call] = [(t.cell, run_part, (t, *span)) for t, span in cut]
             parts: dict[str, list[Part]] = {}
-            for cell, part in _answers(_submitted(executor, calls), lost, bar):
+            for cell, part in _answers(_submitted(executor, calls, tried), lost, bar):
                 parts.setdefault(cell, []).append(part)
             whole = [t for t in todo if t.cell not in lost]
             calls = [
                 (t.cell, run_task, (replace(t, parts=tuple(parts.get(t.cell, ()))),)) for t in whole
             ]
-            for cell, record in _answers(_submitted(executor, calls), lost, bar):
+            for cell, record in _answers(_submitted(executor, calls, tried), lost, bar):
                 found[cell] = record
     finally:
         for cell in list(lost):  # its worker may have written it before it was lost
@@ -146,8 +146,10 @@ def _spans(task: Task) -> list[tuple[int, int]]:
     return ranges(job.count, job.split)
 
 
-def _submitted(executor: Executor, calls: list[Call]) -> Iterator[tuple[str, Any]]:
-    """Handles in order, with a bounded number of calls under way."""
+def _submitted(
+    executor: Executor, calls: list[Call], tried: Any = None
+) -> Iterator[tuple[str, Any]]:
+    """Handles in order, with a bounded number of calls under way, once the first task arrived."""
     under_way: list[tuple[str, Any]] = []
     for cell, function, arguments in calls:
         try:
@@ -155,8 +157,15 @@ def _submitted(executor: Executor, calls: list[Call]) -> Iterator[tuple[str, Any
         except RuntimeError as error:  # the executor broke: later cells have no chance
             under_way.append((cell, _Broken(error)))
         if len(under_way) == _IN_FLIGHT:
+            _arrive(tried)
             yield under_way.pop(0)
+    _arrive(tried)
     yield from under_way
+
+
+def _arrive(tried: Any) -> None:
+    if tried is not None:
+        tried.result()
 
 
 def _answers(

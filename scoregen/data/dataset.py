@@ -5,72 +5,15 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Iterator
-from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from .batch import Batch
 from .levels import check_bins, check_levels, on_range
-from .levels import from_levels as from_levels
-from .levels import to_levels as to_levels
-
-
-def stream(seed: int, index: int = 0) -> np.random.Generator:
-    """A NumPy generator that is a pure function of two integers.
-
-    Args:
-        seed: In 0 .. 2^64 - 1.
-        index: In 0 .. 2^64 - 1; different indices give independent streams.
-
-    Raises:
-        ValueError: If either lies outside.
-
-    Source:
-        Philox (Salmon et al., 2011, doi:10.1145/2063384.2063405).
-
-    Example:
-        >>> bool(stream(3).random() == stream(3).random()), stream(3, 1).random() < 1
-        (True, True)
-    """
-    if not 0 <= seed < 2**64 or not 0 <= index < 2**64:
-        raise ValueError(f"seed and index must lie in 0 .. 2^64 - 1, got {seed} and {index}")
-    return np.random.Generator(np.random.Philox(key=np.array([seed, index], dtype=np.uint64)))
-
-
-class Units(NamedTuple):
-    """What data were standardised by: one mean and one standard deviation per channel.
-
-        x = mean + std x_standardised
-
-    Args:
-        mean: One value per entry of the first axis of a sample, or one for samples of shape ().
-        std: As many, positive.
-
-    Example:
-        >>> Units((1.0, 2.0), (0.5, 4.0)).restore(torch.ones(1, 2))
-        tensor([[1.5000, 6.0000]])
-    """
-
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-
-    def _like(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        shape = (1, len(self.mean), *(1,) * (x.dim() - 2)) if x.dim() > 1 else (1,)
-        if x.dim() > 1 and x.shape[1] != len(self.mean):
-            raise ValueError(f"x must have {len(self.mean)} channels, got {tuple(x.shape)}")
-        mean, std = (torch.tensor(v, dtype=x.dtype, device=x.device) for v in self)
-        return mean.reshape(shape), std.reshape(shape)
-
-    def apply(self, x: Tensor) -> Tensor:
-        """(x - mean) / std, shaped like x, (N, *event)."""
-        mean, std = self._like(x)
-        return (x - mean) / std
-
-    def restore(self, x: Tensor) -> Tensor:
-        """mean + std x, shaped like x, (N, *event): samples in the units of the data."""
-        mean, std = self._like(x)
-        return mean + std * x
+from .order import order, stream
+from .units import Units
 
 
 class Data:
@@ -223,30 +166,54 @@ class Data:
             >>> x0.shape
             torch.Size([2, 1])
         """
-        if not 0 < batch <= len(self):
-            raise ValueError(
-                f"batch must be in 1 .. {len(self)}, the number of samples, got {batch}"
-            )
-        if first_step < 0:
-            raise ValueError(f"first_step must be >= 0, got {first_step}")
-        stream(seed)
-        return self._serve(batch, seed, first_step)
+        rows = order(len(self), batch, seed, first_step)
+        return ((self._floating(x), label) for x, label in map(self._rows, rows))
 
-    def _serve(
-        self, batch: int, seed: int, first_step: int
-    ) -> Iterator[tuple[Tensor, Tensor | None]]:
-        epoch, at = divmod(first_step * batch, len(self))
-        order = stream(seed, epoch).permutation(len(self))
-        while True:
-            rows = order[at : at + batch]
-            at += batch
-            if at >= len(self):
-                epoch, at = epoch + 1, at - len(self)
-                order = stream(seed, epoch).permutation(len(self))
-                rows = np.concatenate((rows, order[:at]))
-            index = torch.from_numpy(rows).to(self.stored.device)
-            label = None if self.label is None else self.label[index]
-            yield self._floating(self.stored[index]), label
+    def _rows(self, rows: np.ndarray) -> tuple[Tensor, Tensor | None]:
+        """Samples as they are stored, and their labels."""
+        index = torch.from_numpy(rows).to(self.stored.device)
+        return self.stored[index], None if self.label is None else self.label[index]
+
+    @property
+    def conditions(self) -> tuple[str, ...]:
+        """The names of the conditions: "label" or none."""
+        return () if self.label is None else ("label",)
+
+    def serve(
+        self,
+        batch: int,
+        seed: int,
+        first_step: int = 0,
+        rows: slice = slice(None),
+        device: torch.device | str = "cpu",
+    ) -> Iterator[Batch]:
+        """The same batches on a device, as a training reads them: see `Source`.
+
+        Levels are put on [-1, 1] there, so that a quarter of the bytes is copied.
+
+        Args:
+            batch: Samples per step, at most the number there is.
+            seed: Of the orders.
+            first_step: The step to begin with.
+            rows: Which rows of each batch.
+            device: Where the batches are put.
+
+        Raises:
+            ValueError: As for `batches`.
+
+        Example:
+            >>> data = Data(torch.zeros(5, 2, dtype=torch.uint8), torch.arange(5), bins=256)
+            >>> next(data.serve(4, seed=0, rows=slice(2, 4))).x
+            tensor([[-1., -1.],
+                    [-1., -1.]])
+        """
+        orders = order(len(self), batch, seed, first_step)
+        return (self._batch(part[rows], device) for part in orders)
+
+    def _batch(self, rows: np.ndarray, device: torch.device | str) -> Batch:
+        x, label = self._rows(rows)
+        condition = {} if label is None else {"label": label.to(device)}
+        return Batch(self._floating(x.to(device)), condition)
 
     def unlabelled(self) -> Data:
         """The same samples without their labels, for a model that takes none."""

@@ -5,7 +5,9 @@ from typing import Literal
 import numpy as np
 import torch
 
-from .dataset import Data, from_levels, stream
+from .dataset import Data
+from .levels import from_levels
+from .order import stream
 
 _TEST = 297
 _SPLIT_SEED = 1797

@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.serialization import get_unsafe_globals_in_checkpoint
 
+from .arrays import tensor_of
 from .dataset import Data
 from .images import read_images
 
@@ -174,10 +175,7 @@ class _Foreign(ValueError):
 def _tensor(array: np.ndarray, path: Path) -> Tensor:
     if array.dtype.kind not in "biuf":
         raise _Foreign(f"{path} must hold numbers, got an array of type {array.dtype}")
-    # Torch knows little of 16 to 64 unsigned bits, and nothing of a foreign byte order.
-    wide = array.dtype.kind == "u" and array.dtype.itemsize > 1
-    native = array.astype(np.int64 if wide else array.dtype.newbyteorder("="), copy=False)
-    return torch.from_numpy(np.ascontiguousarray(native).reshape(array.shape))
+    return tensor_of(array, str(path))
 
 
 def _named(content: object, path: Path) -> _Content:

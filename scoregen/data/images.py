@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["read_images"]
+__all__ = ["pixels", "read_images"]
 
 _IMAGES = {".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 _MODES = ("L", "RGB", "RGBA", "I;16")
@@ -57,7 +57,7 @@ def read_images(
                 # pillow warns above 89 million pixels and raises above twice that
                 warnings.simplefilter("error", Image.DecompressionBombWarning)
                 with Image.open(file) as opened:
-                    images.append(_pixels(opened, mode, file))
+                    images.append(pixels(opened, mode, file))
         except _WrongModeError:
             raise
         except (
@@ -80,8 +80,22 @@ class _WrongModeError(ValueError):
     """An image of a kind that nobody said how to convert."""
 
 
-def _pixels(opened: Any, mode: str | None, file: Path) -> np.ndarray:
-    """The levels of an image, (H, W) or (H, W, C), upright and in the mode."""
+def pixels(opened: Any, mode: str | None, file: Path | str) -> np.ndarray:
+    """The levels of a PIL image, (H, W) or (H, W, C), upright and in the mode.
+
+    Args:
+        opened: The image.
+        mode: As for `read_images`.
+        file: Its name, for messages.
+
+    Raises:
+        ValueError: For a kind of image that nobody said how to convert.
+
+    Example:
+        >>> from PIL import Image
+        >>> pixels(Image.new("L", (3, 2), 7), None, "a grey image").tolist()
+        [[7, 7, 7], [7, 7, 7]]
+    """
     from PIL import Image, ImageOps
 
     image = ImageOps.exif_transpose(opened)

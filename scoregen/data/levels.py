@@ -41,8 +41,10 @@ def check_levels(levels: Tensor, bins: int) -> None:
 
 
 def on_range(levels: Tensor, bins: int) -> Tensor:
-    # In this order the two ends come out as -1 and 1 exactly.
-    return levels.to(torch.float32).mul_(2).div_(bins - 1).sub_(1)
+    # In this order the two ends come out as -1 and 1 exactly. The divisor is a tensor of the
+    # device, since CUDA multiplies by the reciprocal of a number, whose last bit differs.
+    divisor = torch.full((), bins - 1, dtype=torch.float32, device=levels.device)
+    return levels.to(torch.float32).mul_(2).div_(divisor).sub_(1)
 
 
 def to_levels(x: Tensor, bins: int) -> Tensor:

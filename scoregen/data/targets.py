@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .dataset import stream
+from .order import stream
 
 
 def _draws(n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:

@@ -8,6 +8,7 @@ reads NVIDIA's files as data. Out:
 `logdensity_fn` (pyro's and blackjax's own words), `to_torchebm`.
 """
 
+from ..data.pickles import Record, read_pickle
 from .azula import ScheduleSDE, as_azula, from_azula
 from .card import Card, Imported, as_origin
 from .densities import as_distribution
@@ -20,7 +21,6 @@ from .edm import from_edm
 from .guided import from_guided_diffusion
 from .k_diffusion import as_k_diffusion, from_k_diffusion
 from .lucidrains import from_lucidrains
-from .pickles import Record, read_pickle
 from .score_sde import from_score_sde
 from .torchebm import from_torchebm, to_torchebm
 from .vae import DiffusersAutoEncoder, from_diffusers_vae

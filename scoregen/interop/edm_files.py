@@ -9,8 +9,8 @@ from typing import Any, Literal
 
 from torch import nn
 
+from ..data.pickles import Record, read_pickle
 from ..networks import ADM, EDM2, NCSNpp
-from .pickles import Record, read_pickle
 from .preconditioned import Preconditioned
 from .weights import EDM2_BLOCK, EDM_BLOCK, edm_names, existing, fill, renamed
 

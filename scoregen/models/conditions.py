@@ -46,13 +46,13 @@ def _listed(value: object) -> bool:
     return isinstance(value, list) and all(isinstance(v, str | Number) for v in value)
 
 
-def _mapped(tree: Any, leaf: Callable[[Any], Any]) -> Any:
+def mapped(tree: Any, leaf: Callable[[Any], Any]) -> Any:
     """The same structure with every leaf replaced; the very object where no leaf changes."""
     if isinstance(tree, Mapping):
-        full = {name: _mapped(value, leaf) for name, value in tree.items()}
+        full = {name: mapped(value, leaf) for name, value in tree.items()}
         return tree if all(full[name] is value for name, value in tree.items()) else full
     if isinstance(tree, tuple) or (isinstance(tree, list) and not _listed(tree)):
-        items = [_mapped(value, leaf) for value in tree]
+        items = [mapped(value, leaf) for value in tree]
         same = all(new is old for new, old in zip(items, tree, strict=True))
         return tree if same else _like(tree, items)
     return leaf(tree)
@@ -71,7 +71,7 @@ def plain(condition: Mapping[str, Any]) -> dict[str, Any]:
     >>> plain({"scale": Shared(2.0)})
     {'scale': 2.0}
     """
-    return {name: _mapped(value, _unmarked) for name, value in condition.items()}
+    return {name: mapped(value, _unmarked) for name, value in condition.items()}
 
 
 def _unmarked(value: Any) -> Any:
@@ -87,7 +87,7 @@ def expand(condition: Mapping[str, Any], batch: int, device: torch.device) -> di
 
     def moved(value: Any) -> Any:
         if isinstance(value, Shared):
-            return Shared(_mapped(value.value, moved))
+            return Shared(mapped(value.value, moved))
         return value.to(device) if isinstance(value, Tensor) else value
 
     full: dict[str, Any] = {}
@@ -95,7 +95,7 @@ def expand(condition: Mapping[str, Any], batch: int, device: torch.device) -> di
         if isinstance(value, Integral) and not isinstance(value, bool):
             full[name] = torch.full((batch,), int(value), dtype=torch.long, device=device)
         else:
-            full[name] = _mapped(value, moved)
+            full[name] = mapped(value, moved)
     return full
 
 
@@ -141,7 +141,7 @@ def _rows_of(name: str, tree: Any, part: Rows, batch: int) -> Any:
             "models.Shared(value)"
         )
 
-    return _mapped(tree, taken)
+    return mapped(tree, taken)
 
 
 def select(value: Any, part: Rows) -> Any:

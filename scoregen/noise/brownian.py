@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..processes import Level
-from .sources import SampleNoise
+from .sources import SampleNoise, moved
 
 __all__ = ["BrownianNoise"]
 
@@ -60,7 +60,7 @@ class BrownianNoise(SampleNoise):
         if t.lam == s.lam:
             z = self.rows(shape[0], shape[1:], _LOOSE + self.draw)
             self.draw += 1
-            return z.to(like.device, like.dtype)
+            return moved(z, like)
         here, there = self._place(t), self._place(s)
         if abs(here - there) < _LEAF:
             raise ValueError(
@@ -73,7 +73,7 @@ class BrownianNoise(SampleNoise):
         self._points.clear()
         self._points.update({here: before, there: after})
         scale = 1 / math.sqrt(abs(_clock(here) - _clock(there)))
-        return ((before - after) * scale).to(like.device, like.dtype)
+        return moved((before - after) * scale, like)
 
     def _place(self, t: Level) -> float:
         if isinstance(t.lam, Tensor):

@@ -91,7 +91,7 @@ class SampleNoise:
     def __call__(self, like: Tensor, t: Level, s: Level) -> Tensor:
         z = self.rows(len(like), tuple(like.shape[1:]), self.draw)
         self.draw += 1
-        return z.to(like.device, like.dtype)
+        return moved(z, like)
 
     def rows(self, count: int, event: tuple[int, ...], draw: int) -> Tensor:
         """Draw number `draw` for the samples of this batch, float32 on the CPU.
@@ -143,6 +143,17 @@ class SampleNoise:
         state["state"]["counter"][:] = (position & (2**64 - 1), position >> 64, draw, 0)
         bits.state = state
         return bits
+
+
+def moved(z: Tensor, like: Tensor) -> Tensor:
+    """A draw of the host on the device and in the dtype of a tensor.
+
+    A CUDA device fetches it from pinned memory while the host goes on: the draw itself was made
+    while the device was still evaluating the network.
+    """
+    if like.is_cuda:
+        return z.pin_memory().to(like.device, non_blocking=True).to(like.dtype)
+    return z.to(like.device, like.dtype)
 
 
 def _box_muller(bits: np.random.Philox, out: np.ndarray) -> None:

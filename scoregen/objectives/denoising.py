@@ -23,10 +23,30 @@ from ..processes import Level, StaticSDE
 from .laws import TimeLaw, UniformLaw
 from .weights import Simple, Weight
 
-__all__ = ["DenoisingScoreMatching", "Objective"]
+__all__ = ["DenoisingScoreMatching", "Draws", "Objective"]
 
 Objective = Callable[..., Tensor]
 """(model, x0, *, generator, **condition) -> one loss per sample, shape (batch,)."""
+
+
+@dataclass(frozen=True, eq=False)
+class Draws:
+    """Times and noise of a batch, drawn before it is divided among processes.
+
+    Args:
+        t: times, shape (batch,).
+        eps: noise, shape (batch, *event).
+
+    >>> Draws(torch.zeros(4), torch.zeros(4, 2)).rows(slice(1, 3)).eps.shape
+    torch.Size([2, 2])
+    """
+
+    t: Tensor
+    eps: Tensor
+
+    def rows(self, part: slice) -> Draws:
+        """Those of some samples."""
+        return Draws(self.t[part], self.eps[part])
 
 
 @dataclass(frozen=True)
@@ -77,12 +97,39 @@ class DenoisingScoreMatching:
         check_model(model)
         check_batch(x0, "x0")
         check_kind("generator", generator, torch.Generator, "torch.Generator().manual_seed(0)")
+        return self.drawn(model, x0, self.draw(model, x0, generator), **condition)
+
+    def draw(self, model: ScoreModel, x0: Tensor, generator: torch.Generator) -> Draws:
+        """The times and the noise of a batch, which need nothing of x0 but its shape and dtype.
+
+        Args:
+            model: any score model.
+            x0: shaped like the batch, (batch, *event).
+            generator: source of both.
+
+        Raises:
+            ValueError: if the process has no noise.
+        """
         if isinstance(model.sde, StaticSDE):
             raise ValueError(
                 "StaticSDE has no noise to remove; train a time-free energy with another objective"
             )
         t = self.law(model.sde, len(x0), generator)
-        loss, spread = self._measure(model, x0, t, normal_like(x0, generator), condition)
+        return Draws(t, normal_like(x0, generator))
+
+    def drawn(self, model: ScoreModel, x0: Tensor, draws: Draws, **condition: Any) -> Tensor:
+        """One loss per sample, shape (batch,), at times and noise that `draw` gave.
+
+        Args:
+            model: any score model.
+            x0: clean data, shape (batch, *event).
+            draws: of these samples.
+            **condition: passed on to the model.
+
+        Raises:
+            ValueError: if the model learns its variance too, which this loss would not train.
+        """
+        loss, spread = self._measure(model, x0, draws.t, draws.eps, condition)
         if spread is not None:
             raise ValueError(
                 "denoising score matching gives no gradient to a learned variance; train it with "

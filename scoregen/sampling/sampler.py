@@ -17,21 +17,20 @@ from .._checks import (
     DivergenceError,
     check_callable,
     check_count,
-    check_counts,
     check_data,
     check_flag,
-    check_grid,
     check_kind,
     check_state,
-    shown,
 )
 from ..grids import Grid
 from ..models import ScoreModel, check_model
 from ..models.base import evaluating
 from ..models.conditions import expand as expand_condition
-from ..models.conditions import rows as rows_of
 from ..noise import Noise, Rewindable, SampleNoise, TorchNoise
 from ..processes import SDE, Level
+from .batch import bad_rows, begin, bound, check_parts, check_rows, check_shape
+from .compiled import Compiled
+from .levels import levels_of
 from .solver import Solver
 
 __all__ = ["Sampler", "Step"]
@@ -74,7 +73,7 @@ class Sampler:
 
     def levels(self, sde: SDE) -> list[Level]:
         """The n + 1 levels of the grid on a process, checked for the solver's direction."""
-        return sde.levels(check_grid(self.grid(sde), sde.t_max, sde.t_min, self.solver.direction))
+        return levels_of(self.grid, sde, self.solver.direction)
 
     def iterate(self, model: ScoreModel, x: Tensor, *, noise: Noise) -> Iterator[Step]:
         """The loop: yields the start and the state after every move, n + 1 steps in all.
@@ -132,8 +131,8 @@ class Sampler:
         self, model: ScoreModel, x: Tensor, last: Tensor, noise: Noise
     ) -> DivergenceError:
         """The error that names the first move that failed, by a second run with the same noise."""
-        if _bad_rows(x):
-            return DivergenceError(0, self.levels(model.sde)[0].t, _bad_rows(x))
+        if bad_rows(x):
+            return DivergenceError(0, self.levels(model.sde)[0].t, bad_rows(x))
         source = type(noise).__name__
         if isinstance(noise, Rewindable):
             noise.rewind()
@@ -142,15 +141,15 @@ class Sampler:
         before, t = x, math.nan
         try:
             for index, level, after, state in self.iterate(model, x, noise=noise):
-                if _bad_rows(after):
+                if bad_rows(after):
                     known = self.solver.failure(state) or ""
-                    return DivergenceError(index, t, _bad_rows(after), before, known)
+                    return DivergenceError(index, t, bad_rows(after), before, known)
                 before, t = after, level.t
         except _DrawnAgainError:
             reason = f"the noise source, {source}, has no rewind() to repeat its draws"
         else:
             reason = "the model did not fail again when the run was repeated with the same noise"
-        return DivergenceError(None, None, _bad_rows(last), reason=reason)
+        return DivergenceError(None, None, bad_rows(last), reason=reason)
 
     @torch.no_grad()
     def sample(
@@ -195,31 +194,22 @@ class Sampler:
             DivergenceError: if a sample is not finite.
         """
         check_model(model)
-        if not len(shape := check_counts("shape", shape, 0)):
-            raise ValueError("shape must be (batch, *event), got an empty one")
-        if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
-            raise TypeError(f"dtype must be a real floating-point dtype, got {shown(dtype)}")
+        shape = check_shape(shape, dtype)
         batch = shape[0]
         first = check_count("first", first, 0)
-        wanted = _check_rows(rows, batch)
+        wanted = check_rows(rows, batch)
         chunk = max(len(wanted), 1) if chunk is None else check_count("chunk", chunk)
-        self._check_parts(seed, first, rows, chunk < len(wanted))
+        check_parts(self.solver, seed, first, rows, chunk < len(wanted))
         device = model.placement()[0] if device is None else torch.device(device)
-        level, std = self._start(model)
+        level = self._start(model)
         parts = []
         condition = expand_condition(condition or {}, batch, device)
         model.check_condition(**condition)
         for start in range(0, max(len(wanted), 1), chunk):
             chosen = wanted[start : start + chunk]
             like = torch.empty((len(chosen), *shape[1:]), dtype=dtype, device=device)
-            # the start has a source of its own: a failed run rewinds to the draw behind it
-            if isinstance(seed, torch.Generator):
-                x = std * TorchNoise(seed)(like, level, level)
-                noise: Noise = TorchNoise(seed)
-            else:
-                x = std * _source(seed, first, chosen, 0)(like, level, level)
-                noise = _source(seed, first, chosen, 1)
-            inner = _bound(model, condition, batch, chosen)
+            x, noise = begin(model, level, like, seed, first, chosen)
+            inner = bound(model, condition, batch, chosen)
             try:
                 parts.append(self.run(inner, x, noise=noise, progress=progress))
             except DivergenceError as error:
@@ -268,7 +258,7 @@ class Sampler:
         check_model(model)
         check_data(x0, "x0")
         first = check_count("first", first, 0)
-        self._check_parts(seed, first, None, False)
+        check_parts(self.solver, seed, first, None, False)
         condition = expand_condition(condition or {}, len(x0), x0.device)
         model.check_condition(**condition)
         level = self.levels(model.sde)[0]
@@ -282,39 +272,70 @@ class Sampler:
         x = level.alpha * x0 + level.sigma * eps
         return self.run(model.given(**condition), x, noise=noise, progress=progress)
 
-    def _check_parts(
+    @torch.no_grad()
+    def compiled(
         self,
-        seed: int | torch.Generator,
-        first: int,
-        rows: Sequence[int] | None,
-        chunked: bool,
-    ) -> None:
-        """Refuse parts of a batch where the draws or the solver know only the whole of it."""
-        part = "first" if first else "rows" if rows is not None else ""
-        if part and isinstance(seed, torch.Generator):
-            raise ValueError(
-                f"{part} needs an integer seed: the draws of a torch.Generator have no index, so "
-                "they cannot be those of other samples; give seed=0 or another integer"
-            )
-        part = part or ("chunk" if chunked else "")
-        if part and self.solver.population:
-            raise ValueError(
-                f"{type(self.solver).__name__} acts on the whole batch, so {part} would change its "
-                "answer: sample the whole batch at once"
-            )
+        model: ScoreModel,
+        shape: tuple[int, ...],
+        *,
+        condition: dict[str, Any] | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype = torch.float32,
+        backend: str | None = None,
+    ) -> Compiled:
+        """The whole run for one model and shape, recorded once; call it with a seed for samples.
 
-    def _start(self, model: ScoreModel) -> tuple[Level, float]:
-        """The first level of the grid and the prior's standard deviation there."""
+        On CUDA it is a CUDA graph: the kernels of all moves in one launch, with the start, every
+        draw of noise and the condition copied to where they were recorded, so that Python and the
+        launches cost nothing. Elsewhere the moves are made one by one. With `backend` the
+        operations of the run become one graph, which `torch.compile(fullgraph=True)` compiles; a
+        long run of a large network takes minutes. The draws of a whole run are held at once.
+
+        Recording refuses what reads a value of the state during the run: the adaptive solvers,
+        `NUTS`, `Picard`, and models that do. Weights may change in place between calls, but not
+        the model's parts or mode.
+
+        Args:
+            model: a score model.
+            shape: (batch, *event).
+            condition: keyword arguments of the model; calls may give others of the same shapes.
+            device: where to sample; the model's own device unless given.
+            dtype: of the state.
+            backend: of `torch.compile`, such as "inductor"; none unless given.
+
+        Returns:
+            A function (seed=0, *, first=0, condition=None) -> samples of shape (batch, *event).
+
+        Raises:
+            ValueError: for a run whose operations depend on its values.
+            RuntimeError: for one that CUDA cannot record.
+
+        >>> from scoregen import DDIM, VPSDE, Gaussian, UniformTime
+        >>> model = Gaussian(VPSDE(), torch.zeros(2), torch.ones(2))
+        >>> run = Sampler(DDIM(), UniformTime(10)).compiled(model, (4, 2))
+        >>> run(seed=0).shape
+        torch.Size([4, 2])
+        """
+        check_model(model)
+        shape = check_shape(shape, dtype)
+        device = model.placement()[0] if device is None else torch.device(device)
+        self._start(model)
+        condition = expand_condition(condition or {}, shape[0], device)
+        model.check_condition(**condition)
+        like = torch.empty(shape, dtype=dtype, device=device)
+        return Compiled(self, model, shape, condition, like, backend)
+
+    def _start(self, model: ScoreModel) -> Level:
+        """The first level of the grid; a warning where the prior is not the law of the data."""
         level = self.levels(model.sde)[0]
-        std = model.sde.prior_std(level.t)
         if self.solver.direction != "fixed" and math.log(0.1) < level.lam < math.inf:
             warnings.warn(
                 f"sampling starts at t = {level.t:g}, where the signal-to-noise ratio is still "
-                f"{math.exp(2 * level.lam):.2g}: N(0, {std:g}^2) is not the law of the data there. "
-                "Start later, or noise your own data with from_data",
+                f"{math.exp(2 * level.lam):.2g}: N(0, {model.sde.prior_std(level.t):g}^2) is not "
+                "the law of the data there. Start later, or noise your own data with from_data",
                 stacklevel=4,
             )
-        return level, std
+        return level
 
     @property
     def steps(self) -> int | None:
@@ -349,40 +370,6 @@ class Sampler:
             )
         grid: Any = self.grid
         return replace(self, grid=replace(grid, steps=n))
-
-
-def _check_rows(rows: Sequence[int] | None, batch: int) -> Sequence[int]:
-    if rows is None:
-        return range(batch)
-    wanted = check_counts("rows", rows, 0)
-    if wanted and max(wanted) >= batch:
-        raise ValueError(f"rows must lie in [0, {batch}), got {max(wanted)}")
-    return wanted
-
-
-def _bound(
-    model: ScoreModel, condition: dict[str, Any], batch: int, rows: Sequence[int]
-) -> ScoreModel:
-    """The model with its condition bound for some rows of a batch."""
-    if isinstance(rows, range):
-        if len(rows) == batch:
-            return model.given(**condition)
-        part: slice | Tensor = slice(rows.start, rows.stop)
-    else:
-        part = torch.tensor(list(rows), dtype=torch.long)
-    return model.rows(part, batch).given(**rows_of(condition, part, batch))
-
-
-def _source(seed: int, first: int, rows: Sequence[int], draw: int) -> SampleNoise:
-    """The noise of some rows of the batch that begins with sample `first`."""
-    if isinstance(rows, range):
-        return SampleNoise(seed, first + rows.start, draw)
-    return SampleNoise(seed, first, draw, indices=rows)
-
-
-def _bad_rows(x: Tensor) -> list[int]:
-    """Indices of the samples that are not finite."""
-    return (~torch.isfinite(x.reshape(len(x), -1)).all(1)).nonzero().flatten().tolist()
 
 
 class _DrawnAgainError(Exception):

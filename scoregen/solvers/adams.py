@@ -94,9 +94,16 @@ class DEIS(_AB):
         return time_plan(sde, t, s, levels)
 
 
+@lru_cache
+def _gauss() -> tuple[np.ndarray, np.ndarray]:
+    """Nodes and weights of the quadrature on [-1, 1]."""
+    points, shares = np.polynomial.legendre.leggauss(16)
+    return points, shares
+
+
 @lru_cache(maxsize=65536)
 def time_plan(sde: SDE, t: Level, s: Level, levels: tuple[Level, ...]) -> Plan:
-    points, shares = np.polynomial.legendre.leggauss(16)
+    points, shares = _gauss()
     panels = np.linspace(t.lam, s.lam, 1 + math.ceil(abs(s.lam - t.lam)))
     weights = np.zeros(len(levels))
     on = coordinate(sde)

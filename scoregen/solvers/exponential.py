@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import lru_cache
+from operator import truediv
 from typing import Literal
 
 from torch import Tensor
@@ -44,9 +45,18 @@ def phi(k: int, w: float) -> float:
     if abs(w) > 2.0:
         value = math.expm1(w) / w
         for j in range(1, k):
-            value = (value - 1 / math.factorial(j)) / w
+            value = (value - 1 / _FACTORIALS[j]) / w
         return value
-    return math.fsum(w**n / math.factorial(n + k) for n in range(28))
+    return math.fsum(map(truediv, _powers(w), _FACTORIALS[k : k + 28]))
+
+
+_FACTORIALS = tuple(float(math.factorial(n)) for n in range(171))
+
+
+@lru_cache(maxsize=1)
+def _powers(w: float) -> tuple[float, ...]:
+    """w^0 .. w^27, which the moments of one formula share."""
+    return tuple(w**n for n in range(28))
 
 
 @lru_cache(maxsize=65536)
@@ -65,7 +75,7 @@ def moment_weights(rate: float, h: float, nodes: tuple[float, ...]) -> tuple[flo
     (1.5, -0.5)
     """
     # int_0^1 exp(rate h (v - 1)) v^k dv = k! phi_(k+1)(-rate h)
-    moments = [math.factorial(k) * phi(k + 1, -rate * h) for k in range(len(nodes))]
+    moments = [_FACTORIALS[k] * phi(k + 1, -rate * h) for k in range(len(nodes))]
     places = [u / h for u in nodes]
     weights = []
     for j, place in enumerate(places):

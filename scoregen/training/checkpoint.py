@@ -25,7 +25,7 @@ from .._checks import check_choice, check_count
 from .._files import CheckpointError, check_finite, probe, sweep, temporary, write
 from .._identity import identity
 from .._version import __version__
-from ..data.dataset import Units
+from ..data import Units
 from ..models import ScoreModel, ScoreNetwork
 from .card import core, describe_model, parts_of, rebuild
 

@@ -3,31 +3,35 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch.utils.data import Dataset
 
 from .._files import probe
 from .._identity import recipe, structure
-from ..data.dataset import Data
-from ..models import ScoreModel, conditions_of
+from ..data import Source, as_source
+from ..models import Conditions, ScoreModel, conditions_of
 from ..objectives import DenoisingScoreMatching, Objective
-from ..processes import StaticSDE
+from .batches import ConditionDropout, warn_of_scale
 from .card import describe_model, undescribed
 from .checkpoint import check_target
 from .ema import EMA
-from .loop import RESUME, Loop, TrainingError, TrainStep
-from .resume import Run
+from .engine import Engine, Shard, divisible
+from .loop import RESUME, Kept, Loop, TrainingError, TrainStep
+from .posthoc import PostHoc
+from .resume import Moments, Run, restore_moments
 from .settings import TrainSettings, learning_rate
+from .watch import Look, Watch
 
 __all__ = ["TrainStep", "TrainingError", "fit", "learning_rate"]
 
 
 def fit(
     model: ScoreModel,
-    data: Data,
+    data: Source | Dataset | Iterable[Any],
     objective: Objective | None = None,
     *,
     steps: int,
@@ -39,26 +43,33 @@ def fit(
     grad_clip: float = 1.0,
     ema_decay: float = 0.999,
     label_dropout: float | None = None,
+    dropout: Mapping[str, float] | None = None,
     patience: int = 10,
     out: str | Path | None = None,
     save_every: int = 1000,
     resume: bool = True,
     objective_name: str | None = None,
+    posthoc: PostHoc | None = None,
+    watch: Watch | None = None,
+    accumulate: int | None = None,
     accelerator: Any = None,
+    shard: Shard | None = None,
     device: torch.device | str | None = None,
     progress: bool = True,
 ) -> Iterator[TrainStep]:
     """Train a model in place, one step per turn of the caller's loop.
 
     AdamW with a warmed-up cosine rate and an average of the weights (Ho et al. 2020, 2006.11239,
-    Algorithm 1, for the default objective). Order of data, times, noise, dropped labels and dropout
-    are functions of (seed, step), so a training that was stopped and resumed ends, on a CPU, with
-    the same bits as one that was not. Ctrl-C, SIGTERM, SIGHUP, and leaving the loop, save; a killed
-    process loses at most `save_every` steps.
+    Algorithm 1, for the default objective). Order of data, times, noise, dropped conditions and
+    dropout are functions of (seed, step), so a training that was stopped and resumed ends, on a
+    CPU, with the same bits as one that was not. Ctrl-C, SIGTERM, SIGHUP, and leaving the loop,
+    save; a killed process loses at most `save_every` steps.
 
     Args:
         model: what to train; it is moved to the device and left with the last weights.
-        data: the samples. Their labels go to the model, which must declare its classes.
+        data: the samples: `Data`, a map-style dataset of floats, an iterable of batches of floats,
+            or a source of `scoregen.data`. Their conditions go to the model, which must declare
+            them; labels are a condition with classes.
         objective: the loss per sample; `DenoisingScoreMatching()` unless given.
         steps: updates in all, those before a resume included.
         batch: samples per update, over all processes together.
@@ -69,18 +80,32 @@ def fit(
         grad_clip: largest norm of the gradient of the loss per coordinate; inf for none.
         ema_decay: decay of the average in the long run.
         label_dropout: share of labels replaced by the null class; 0.1 with labels unless given.
+        dropout: name -> share, for conditions of any name: each is replaced by the null value that
+            the network declares, independently of the others.
         patience: steps in a row without a finite gradient, each skipped, before giving up.
         out: folder for `resume.safetensors` and the checkpoint `model` with the averaged weights,
-            both written at every save; None writes nothing.
+            both written at every save, and `log.jsonl`; None writes nothing.
         save_every: steps between two saves.
         resume: continue from the resume file, if there is one and it is of this training: the same
             data by content, the same network by its settings, the same objective by its fields and
             code.
         objective_name: stands for an objective that has no such description, as one that
             reads an open file; change it whenever the objective changes.
-        accelerator: an `accelerate.Accelerator`, for several processes or mixed precision.
+        posthoc: averages whose length is chosen afterwards, by `reconstruct`; needs `out`.
+        watch: held-out loss, best checkpoint, samples and pictures on the way; needs `out`.
+        accumulate: backward passes per update, each of an equal part of a process's share of the
+            batch, where memory is short; the Accelerator's own number, or 1, unless given.
+        accelerator: an `accelerate.Accelerator`, for several processes, bf16, or trackers.
+        shard: divides the weights among the processes of the Accelerator before the first step,
+            for instance `lambda model: torch.distributed.fsdp.fully_shard(model)`; an Accelerator
+            with an FSDP2 plugin needs none.
         device: where to train; the model's own device unless given.
         progress: show a bar, on a terminal.
+
+    A `DenoisingScoreMatching` draws times and noise for the whole batch, so that any number of
+    processes and of parts trains the same, but for the order of sums; it may change when a
+    training is resumed. Dropout inside the network, and the draws of other objectives, are made
+    part by part: there, p processes with a parts each train as one process with p a parts does.
 
     Yields:
         A `TrainStep` after every update.
@@ -102,14 +127,10 @@ def fit(
             f"model must be a ScoreModel, got {type(model).__name__}; wrap a network: "
             "ScoreNetwork(net, VPSDE(), V())"
         )
-    if not isinstance(data, Data):
-        raise TypeError(f"data must be scoregen Data, got {type(data).__name__}; use Data(x)")
-    labelled = data.label is not None
-    known = conditions_of(model)
-    classes = 0 if known is None else known.classes
-    _check_labels(model, data, classes)
-    if label_dropout and not labelled:
-        raise ValueError("label_dropout needs labelled data and a network with classes")
+    known = conditions_of(model) or Conditions()
+    source = as_source(data, known.classes)
+    _check_conditions(model, source, known)
+    dropped = ConditionDropout(_shares(source, label_dropout, dropout), known)
     settings = TrainSettings(
         steps=steps,
         batch=batch,
@@ -119,76 +140,106 @@ def fit(
         weight_decay=weight_decay,
         grad_clip=grad_clip,
         ema_decay=ema_decay,
-        label_dropout=0.1 * labelled if label_dropout is None else label_dropout,
+        dropout=dropped.share,
         patience=patience,
         save_every=save_every,
+        accumulate=_accumulate(accelerator, accumulate),
     )
-    world = _world(accelerator, batch)
-    data.batches(batch, seed)
-    _warn_of_scale(model, data)
+    parts = _world(accelerator, batch, settings.accumulate, shard) * settings.accumulate
+    source.serve(batch, seed)
+    power = source.mean_square()
+    if power is not None:
+        warn_of_scale(model, power)
     objective = DenoisingScoreMatching() if objective is None else objective
-    folder, description = None, {}
-    if out is not None:
-        folder = probe(out)
-        check_target(folder / "model", overwrite=True)
-        _warn_of_own_parts(model, folder)
-        description = {
-            **settings.fixed(),
-            "processes": world,
-            "data": data.identity(),
-            "model": structure(model),
-            "objective": recipe(objective) if objective_name is None else objective_name,
-        }
     if accelerator is not None:
         device = accelerator.device
     place = model.placement()[0] if device is None else torch.device(device)
+    kept = None
+    if out is not None:
+        folder = probe(out)
+        check_target(folder / "model", overwrite=True)
+        identity = source.identity()
+        if identity is None:
+            raise ValueError(
+                f"nothing identifies the data {source.name!r}, so that out={str(out)!r} could be "
+                "continued with other data unnoticed: declare an identity, or leave `out` out"
+            )
+        _warn_of_own_parts(model, folder)
+        description = {
+            **settings.fixed(),
+            "processes": 1 if divisible(objective) else parts,
+            "data": identity,
+            "model": structure(model),
+            "objective": recipe(objective) if objective_name is None else objective_name,
+            **({} if posthoc is None else {"posthoc": posthoc.sigma_rel}),
+        }
+        look = None
+        if watch is not None:
+            look = Look(watch, source, known.classes, objective, folder, place)
+            if watch.data is not None:
+                _check_conditions(model, as_source(watch.data), known)
+        kept = Kept(folder, description, posthoc, look)
+    elif posthoc is not None or watch is not None:
+        raise ValueError("posthoc and watch write files: give fit a folder for them, out=...")
     model.to(place)
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    fused = place.type in ("cpu", "cuda") and all(p.is_floating_point() for p in parameters)
-    optimizer = torch.optim.AdamW(parameters, lr, weight_decay=weight_decay, fused=fused)
+    averages = [] if posthoc is None else posthoc.averages(model)
     done = {"step": 0, "skipped": 0, "failed": 0}
-    run = Run(model, EMA(model, ema_decay), optimizer, objective, done, {})
-    if folder is not None:
+    run = Run(model, EMA(model, ema_decay), averages, objective, done, {})
+    moments: Moments = {}
+    if kept is not None:
         run.remember_start()
-        if resume and (folder / RESUME).exists():
-            run.read(folder / RESUME, description)
-    loop = Loop(run, data, place, settings, classes, folder, description, accelerator)
-    return loop.steps(progress)
+        if resume and (kept.folder / RESUME).exists():
+            moments = run.read(kept.folder / RESUME, kept.identity)
+    every = [run.ema, *averages]
+    engine = Engine(model, objective, every, settings, source.event, place, accelerator, shard)
+    if moments:
+        restore_moments(engine.optimizer, moments)
+    return Loop(run, source, settings, dropped, engine, kept).steps(progress)
 
 
 def _warmup(steps: int) -> int:
     return min(500, steps // 10) if isinstance(steps, int) else 0
 
 
-def _check_labels(model: ScoreModel, data: Data, classes: int) -> None:
-    """Labels that are given must be taken: dropped ones train another model."""
-    if data.label is None:
-        return
-    if not classes:
+def _check_conditions(model: ScoreModel, source: Source, known: Conditions) -> None:
+    """Conditions that are given must be taken: dropped ones train another model."""
+    if source.classes and not known.classes:
         raise ValueError(
-            f"the data have labels of {data.classes} classes, and {type(model).__name__} declares "
-            f"none: build the network with classes={data.classes}, declare those of a network of "
-            f"your own by ScoreNetwork(..., conditions=Conditions.labels({data.classes})), or "
-            "leave the labels out by data.unlabelled()"
+            f"the data have labels of {source.classes} classes, and {type(model).__name__} "
+            f"declares none: build the network with classes={source.classes}, declare those of a "
+            "network of your own by ScoreNetwork(..., conditions=Conditions.labels("
+            f"{source.classes})), or leave the labels out by data.unlabelled()"
         )
-    if data.classes > classes:
-        raise ValueError(f"the data have {data.classes} classes and the network {classes}")
+    if source.classes > known.classes:
+        raise ValueError(f"the data have {source.classes} classes and the network {known.classes}")
+    unknown = [name for name in source.conditions if name not in known.null]
+    if unknown:
+        names = ", ".join(map(repr, known.null)) or "none"
+        raise ValueError(
+            f"the data come with the conditions {unknown}, and the network declares {names}: "
+            "declare each with its null value, by ScoreNetwork(..., conditions=Conditions({name: "
+            "null})), or leave it out of the data"
+        )
 
 
-def _warn_of_scale(model: ScoreModel, data: Data) -> None:
-    """The data must have vanished at t_max, or samples start from the wrong law."""
-    if isinstance(model.sde, StaticSDE):
-        return
-    last = model.sde.level(model.sde.t_max)
-    left = (last.alpha / last.sigma) ** 2 * data.mean_square()
-    if left > 1e-2:
-        warnings.warn(
-            f"at t_max = {last.t:g} the data still have {left:.2g} of the noise's power, "
-            "alpha^2 E|x|^2 / (d sigma^2), and sampling starts as if it were 0: train on "
-            "data.standardised(), or take a process with more noise",
-            UserWarning,
-            stacklevel=3,
-        )
+def _shares(
+    source: Source, label_dropout: float | None, dropout: Mapping[str, float] | None
+) -> dict[str, float]:
+    """The share of each condition that is replaced by its null value."""
+    shares = dict(dropout or {})
+    if label_dropout is not None:
+        if "label" in shares:
+            raise ValueError("give either label_dropout or dropout['label'], not both")
+        if label_dropout and "label" not in source.conditions:
+            raise ValueError("label_dropout needs labelled data and a network with classes")
+        shares["label"] = label_dropout
+    elif "label" in source.conditions:
+        shares.setdefault("label", 0.1)
+    unserved = [name for name, share in shares.items() if share and name not in source.conditions]
+    if unserved:
+        names = ", ".join(map(repr, source.conditions)) or "none"
+        raise ValueError(f"dropout of {unserved}, which the data do not have; they have {names}")
+    return {name: share for name, share in shares.items() if name in source.conditions}
 
 
 def _warn_of_own_parts(model: ScoreModel, folder: Path) -> None:
@@ -203,16 +254,32 @@ def _warn_of_own_parts(model: ScoreModel, folder: Path) -> None:
         )
 
 
-def _world(accelerator: Any, batch: int) -> int:
-    """The number of processes, which share the batch."""
-    if accelerator is None:
-        return 1
-    if accelerator.gradient_accumulation_steps != 1 or accelerator.mixed_precision == "fp16":
+def _accumulate(accelerator: Any, accumulate: int | None) -> int:
+    """Parts of a process's share: the argument, or what the Accelerator was set to."""
+    own = 1 if accelerator is None else accelerator.gradient_accumulation_steps
+    if accumulate is None:
+        return int(own)
+    if own not in (1, accumulate):
         raise ValueError(
-            "fit takes an Accelerator without gradient accumulation, and bf16 instead of fp16, "
-            "whose loss scale could not be resumed"
+            f"accumulate = {accumulate}, and the Accelerator has gradient_accumulation_steps = "
+            f"{own}: give one of the two"
         )
-    world: int = accelerator.num_processes
-    if batch % world:
-        raise ValueError(f"batch = {batch} must be a multiple of the {world} processes sharing it")
+    return accumulate
+
+
+def _world(accelerator: Any, batch: int, accumulate: int, shard: Shard | None) -> int:
+    """The number of processes, which share the batch."""
+    if shard is not None and accelerator is None:
+        raise ValueError("shard divides weights among the processes of an Accelerator: give one")
+    if accelerator is not None and accelerator.mixed_precision == "fp16":
+        raise ValueError(
+            "fit takes an Accelerator with bf16 instead of fp16, whose loss scale could not be "
+            "resumed"
+        )
+    world: int = 1 if accelerator is None else accelerator.num_processes
+    if batch % (world * accumulate):
+        raise ValueError(
+            f"batch = {batch} must be a multiple of the {world} processes sharing it, times "
+            f"{accumulate} parts of each"
+        )
     return world

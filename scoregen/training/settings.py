@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from .._checks import check_count, check_number
@@ -11,7 +12,7 @@ from .._checks import check_count, check_number
 __all__ = ["TrainSettings"]
 
 # these may differ between a training and its continuation: they change no number
-_FREE = ("patience", "save_every")
+_FREE = ("accumulate", "patience", "save_every")
 
 
 @dataclass(frozen=True)
@@ -27,9 +28,10 @@ class TrainSettings:
         weight_decay: of AdamW.
         grad_clip: largest norm of the gradient of the loss per coordinate; inf for none.
         ema_decay: decay of the average in the long run.
-        label_dropout: share of labels replaced by the null class.
+        dropout: name of a condition -> share of its entries replaced by its null value.
         patience: steps in a row without a finite gradient before giving up.
         save_every: steps between two saves.
+        accumulate: backward passes per update, each of an equal part of the batch.
 
     Raises:
         ValueError, TypeError: for a number outside its range.
@@ -46,12 +48,13 @@ class TrainSettings:
     weight_decay: float = 0.0
     grad_clip: float = 1.0
     ema_decay: float = 0.999
-    label_dropout: float = 0.0
+    dropout: Mapping[str, float] = field(default_factory=dict)
     patience: int = 10
     save_every: int = 1000
+    accumulate: int = 1
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch", "patience", "save_every"):
+        for name in ("steps", "batch", "patience", "save_every", "accumulate"):
             check_count(name, getattr(self, name))
         for name in ("seed", "warmup"):
             check_count(name, getattr(self, name), 0)
@@ -59,7 +62,7 @@ class TrainSettings:
         check_number("weight_decay", self.weight_decay, 0.0)
         check_number("grad_clip", self.grad_clip, 0.0, open_low=True, infinite=True)
         check_number("ema_decay", self.ema_decay, 0.0, 1.0, open_high=True)
-        check_number("label_dropout", self.label_dropout, 0.0, 1.0)
+        object.__setattr__(self, "dropout", dict(self.dropout))
 
     def learning_rate(self, step: int) -> float:
         """The rate of step k, counted from 0: see `learning_rate`."""

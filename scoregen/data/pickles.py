@@ -304,8 +304,8 @@ def _built(thing: Any, state: Any) -> Any:
     if isinstance(thing, np.dtype):
         return thing.newbyteorder(">") if state[1] == ">" else thing
     if isinstance(thing, _Array):
-        _, shape, dtype, fortran, raw = state
-        flat = np.frombuffer(raw, dtype=dtype)
+        _, shape, dtype, fortran, raw = state  # Python 2 wrote bytes as a string
+        flat = np.frombuffer(raw.encode("latin-1") if isinstance(raw, str) else raw, dtype=dtype)
         return flat.reshape(shape, order="F" if fortran else "C").copy()
     if isinstance(thing, Record | dict):
         for part in state if isinstance(state, tuple) else (state,):

@@ -21,6 +21,7 @@ extensions = [
 ]
 exclude_patterns = ["_build", "_generated"]
 html_theme = "furo"
+pygments_dark_style = "monokai"
 html_title = f"scoregen {release}"
 html_static_path = ["_static"]
 html_css_files = ["scoregen.css"]

@@ -333,7 +333,9 @@ def test_config_rebuilds_the_network(build: Callable[[], nn.Module]) -> None:
 
 def test_config_names_every_argument() -> None:
     for net in (MLP(), UNet()):
-        assert list(net.config) == list(inspect.signature(type(net)).parameters)
+        named = list(inspect.signature(type(net)).parameters)
+        # whether activations are computed again changes no number
+        assert list(net.config) == [name for name in named if name != "checkpoint"]
 
 
 # Conditions

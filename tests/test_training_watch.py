@@ -46,6 +46,15 @@ def _own_generator() -> Iterator[None]:
         yield
 
 
+@pytest.fixture
+def accelerate() -> Iterator[Any]:
+    """The package, whose settings of a process are forgotten before and afterwards."""
+    package = pytest.importorskip("accelerate")
+    package.state.AcceleratorState._reset_state(True)
+    yield package
+    package.state.AcceleratorState._reset_state(True)
+
+
 def small(seed: int = 0, **change: Any) -> ScoreNetwork:
     torch.manual_seed(seed)
     return ScoreNetwork(MLP((2,), 8, **change), VPSDE(), V())
@@ -272,9 +281,8 @@ def test_losses_that_are_not_finite_are_counted_and_left_out_of_means(tmp_path: 
     assert row["loss"] == pytest.approx(sum(good) / 10)
 
 
-def test_trackers_get_the_numbers(tmp_path: Path) -> None:
+def test_trackers_get_the_numbers(accelerate: Any, tmp_path: Path) -> None:
     """TensorBoard's own reader finds what Accelerate's tracker wrote."""
-    accelerate = pytest.importorskip("accelerate")
     reader = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     accelerator = accelerate.Accelerator(
         cpu=True, log_with="tensorboard", project_dir=str(tmp_path / "board")

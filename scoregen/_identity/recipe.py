@@ -108,7 +108,8 @@ def _reached(thing: Any) -> list[tuple[str, Any]]:
 
 
 def _settings(module: nn.Module) -> Iterator[tuple[str, str]]:
-    machinery = {*vars(nn.Module()), "training"}
+    # torch.compile marks the module inside too
+    machinery = {*vars(nn.Module()), "training", "_is_torch_compile"}
     for key, value in vars(module).items():
         if key in machinery or (key == "checkpoint" and isinstance(value, bool)):
             continue  # whether activations are kept or computed again changes no number

@@ -17,6 +17,7 @@ from .._checks import (
     check_state,
     check_tensor,
 )
+from .._rows import moved
 from ..models import ScoreModel, check_model
 from ..noise.sources import normal_like
 from ..processes import Level, StaticSDE
@@ -99,13 +100,21 @@ class DenoisingScoreMatching:
         check_kind("generator", generator, torch.Generator, "torch.Generator().manual_seed(0)")
         return self.drawn(model, x0, self.draw(model, x0, generator), **condition)
 
-    def draw(self, model: ScoreModel, x0: Tensor, generator: torch.Generator) -> Draws:
+    def draw(
+        self,
+        model: ScoreModel,
+        x0: Tensor,
+        generator: torch.Generator,
+        times: torch.Generator | None = None,
+    ) -> Draws:
         """The times and the noise of a batch, which need nothing of x0 but its shape and dtype.
 
         Args:
             model: any score model.
             x0: shaped like the batch, (batch, *event).
             generator: source of both.
+            times: source of the times, on the host, so that nothing waits for a device where
+                `generator` lives on one; `generator` unless given.
 
         Raises:
             ValueError: if the process has no noise.
@@ -114,7 +123,7 @@ class DenoisingScoreMatching:
             raise ValueError(
                 "StaticSDE has no noise to remove; train a time-free energy with another objective"
             )
-        t = self.law(model.sde, len(x0), generator)
+        t = self.law(model.sde, len(x0), generator if times is None else times)
         return Draws(t, normal_like(x0, generator))
 
     def drawn(self, model: ScoreModel, x0: Tensor, draws: Draws, **condition: Any) -> Tensor:
@@ -162,17 +171,20 @@ class DenoisingScoreMatching:
                 f"need one time, or one per sample ({len(x0)}), got shape {tuple(t.shape)}"
             )
         t = t.reshape(-1)
-        # levels and weights in float64 where t lives, since not every device of x0 knows float64
+        # levels and weights in float64 where t lives, since not every device of x0 knows float64;
+        # then all of them in one transfer
         exact: Level = model.sde.level_of(t.double(), t.double())
         weight = self.weight(model, exact, self.law) / (exact.alpha**2 + exact.sigma**2)
-        level = Level(*(per_sample(column, x0) for column in exact))
+        packed = torch.stack(torch.broadcast_tensors(*exact, weight)).to(x0.dtype)
+        *columns, weight = moved(packed, x0.device)
+        level = Level(*(column.reshape(-1, *(1,) * (x0.dim() - 1)) for column in columns))
         p = model(level.alpha * x0 + level.sigma * eps, level, **condition)
         # v carries both errors: v - v_hat = sqrt(alpha^2 + sigma^2) times the pair of them
         error = p.v - (level.alpha * eps - level.sigma * x0)
         squared = error.square().flatten(1).sum(1) if error.dim() > 1 else error.square()
-        return per_sample(weight, squared) * squared, p.spread
+        return weight * squared, p.spread
 
 
 def per_sample(values: Tensor, x: Tensor) -> Tensor:
     """Values of shape (batch,) in the dtype and on the device of x, shaped to broadcast with it."""
-    return values.to(x.dtype).to(x.device).reshape(len(values), *(1,) * (x.dim() - 1))
+    return moved(values.to(x.dtype), x.device).reshape(len(values), *(1,) * (x.dim() - 1))

@@ -107,7 +107,9 @@ class EMA(nn.Module):
             if count:
                 torch._foreach_lerp_(averages, wide, 1 - self.decay_of(count))
             else:
-                torch._foreach_copy_(averages, wide)
+                # one by one: divided weights have no joint copy
+                for e, w in zip(averages, wide, strict=True):
+                    e.copy_(w)
         for e, w in copied:
             e.copy_(w)
         self.n_averaged += 1

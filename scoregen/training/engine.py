@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -27,6 +28,7 @@ __all__ = ["divisible", "key_of"]
 Shard = Callable[[nn.Module], object]
 
 
+@lru_cache(maxsize=64)
 def key_of(seed: int, step: int, part: int = 0) -> int:
     """A 63-bit seed that is a pure function of (seed, step, part of the batch).
 
@@ -182,8 +184,10 @@ class Engine:
         if self.world > 1:
             like = x[:1].expand(self.settings.batch, *self.event)
         draws: Any = self.objective
-        generator = self.generator.manual_seed(key_of(self.settings.seed, step))
-        mine: Draws = draws.draw(self.model, like, generator).rows(self.rows)
+        key = key_of(self.settings.seed, step)
+        generator = self.generator.manual_seed(key)
+        times = None if self.place.type == "cpu" else torch.Generator().manual_seed(key)
+        mine: Draws = draws.draw(self.model, like, generator, times).rows(self.rows)
         return mine
 
     def _mean(self, part: Part) -> Tensor:

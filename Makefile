@@ -17,7 +17,7 @@ PEERS := $(VENV)/.installed-peers
 
 .PHONY: help setup demo test test-slow test-peers lint types docs docs-run samplers examples figures \
 	bench mutants mutants-random kill evidence coverage browser speed gate few-steps flow-map \
-	flow-map-tables energies families workers fuzz wheel train clean
+	flow-map-tables patches throughput gpu energies families workers fuzz wheel train clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | column -t -s '|' 2>/dev/null \
@@ -121,6 +121,15 @@ speed: $(BASE)  ## noise, densities and import beside torch's own
 
 gate: $(BASE)  ## train the two small networks that judge the samplers
 	$(BIN)/python benchmarks/training/train_gate.py
+
+patches: $(BASE)  ## train a U-Net on patches of photographs, for as long as you like
+	OMP_NUM_THREADS=$(WORKERS) $(BIN)/python benchmarks/training/train_patches.py
+
+throughput: $(BASE)  ## steps a second of fit beside a bare loop
+	$(BIN)/python benchmarks/training/throughput.py
+
+gpu: $(BASE)  ## sampling on a GPU beside the CPU
+	$(BIN)/python benchmarks/samplers/gpu.py
 
 flow-map: $(BASE)  ## distil the bundled flow map of the digits, and measure it
 	$(BIN)/python benchmarks/training/train_flow_map.py

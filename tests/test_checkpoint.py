@@ -542,3 +542,12 @@ def test_the_bundled_digits_network_is_what_it_says() -> None:
     assert 0.2e6 < text["weights"]["parameters"] < 0.4e6
     assert (text["event"], text["data_range"], text["bins"]) == ([1, 8, 8], [-1, 1], 17)
     assert model.net.config["classes"] == 10
+
+
+@pytest.mark.parametrize("name", ["digits_eps", "digits_x0"])
+def test_the_networks_that_judge_the_samplers_load(name: str) -> None:
+    """One card is older than an argument of its clock, whose meaning then is known."""
+    folder = Path(__file__).parents[1] / "benchmarks" / "samplers" / "data" / name
+    model, card = load(folder), json.loads((folder / "card.json").read_text())
+    assert model.clock == (Index(fractional=True) if name == "digits_eps" else HalfLogSNR())
+    assert ("scale" in card["clock"]["args"]) == (name != "digits_eps")

@@ -40,6 +40,8 @@ def parts_of(name: object) -> tuple[Callable[..., ScoreModel] | None, tuple[str,
 
 # classes that carry another name in cards written by 0.1
 _RENAMED = {"Raw": "RawTime"}
+# what an argument meant before a class had it: cards of that time lack it
+_ADDED = {"Index": {"scale": 1.0}}
 
 
 class Missing(NamedTuple):
@@ -163,6 +165,7 @@ def rebuild(entry: Any, family: str) -> Any:
             return rebuild(value, family)
         return tuple(rich(v) for v in value) if isinstance(value, list) else value
 
+    args = {**_ADDED.get(name, {}), **args}
     cls = known[name]
     if is_dataclass(cls):
         wanted = {f.name for f in fields(cls) if f.init}

@@ -254,6 +254,7 @@ def test_squares_and_neighbours_of_a_pair_are_independent() -> None:
 
 
 @pytest.mark.cuda
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode")
 def test_a_cuda_device_gets_the_hosts_draws_without_waiting() -> None:
     like = torch.empty((5, 3), device="cuda")
     torch.cuda.set_sync_debug_mode("error")

@@ -58,7 +58,7 @@ def plot_quality(
         ImportError: without matplotlib, naming the extra that brings it.
         ValueError: for a metric, name or cost that is not here.
 
-    >>> import tempfile
+    >>> import tempfile, torch
     >>> from scoregen import DDIM, VPSDE, Gaussian, Sampler, UniformTime, compare
     >>> from scoregen.metrics import MMD
     >>> model = Gaussian(VPSDE(), torch.zeros(2), torch.ones(2))
@@ -275,7 +275,7 @@ def plot_samples(
         data_range: values shown as black and white.
         unit: what the columns count.
 
-    >>> import tempfile
+    >>> import tempfile, torch
     >>> path = Path(tempfile.mkdtemp()) / "samples.png"
     >>> plot_samples({("ddim", 10.0): torch.zeros(4, 1, 8, 8)}, path).exists()
     True

@@ -212,10 +212,12 @@ def fill(null: Any, like: Any, name: str, among: Kept | None = None) -> Any:
         return [null] * len(like)
     if not isinstance(like, Tensor) or not isinstance(null, Tensor | Number):
         return null if among is None else _rows_of(f"{name} (its null)", null, *among)
-    whole = torch.as_tensor(null, device=like.device)
-    if whole.is_floating_point() and not like.is_floating_point():
+    if torch.as_tensor(null).is_floating_point() and not like.is_floating_point():
         raise TypeError(f"the null of {name} must be whole-numbered like its labels, got {null!r}")
-    whole = whole.to(like.dtype)
+    if isinstance(null, Tensor):
+        whole = moved(null, like.device).to(like.dtype)
+    else:  # filled in on the device: a copy of the number would make the host wait
+        whole = like.new_full((), null)
     if whole.dim() and whole.dim() >= like.dim():
         return whole if among is None else _rows_of(f"{name} (its null)", whole, *among)
     try:

@@ -120,7 +120,8 @@ def resample(x: Tensor, way: Way, taps: Sequence[int], edge: int | None = None) 
     """
     if way == "keep":
         return x
-    line = torch.tensor([tap / sum(taps) for tap in taps], dtype=x.dtype, device=x.device)
+    # filled in on the device: a copy of the numbers would make the host wait
+    line = torch.stack([x.new_full((), tap / sum(taps)) for tap in taps])
     filter_ = torch.outer(line, line).expand(x.shape[1], 1, -1, -1)
     edge = (len(taps) - 1) // 2 if edge is None else edge
     if way == "down":

@@ -11,7 +11,7 @@ import math
 import torch
 from torch import Tensor
 
-__all__ = ["against", "flat", "row_finite", "row_mean", "row_norm", "row_rms", "row_sum"]
+__all__ = ["against", "flat", "moved", "row_finite", "row_mean", "row_norm", "row_rms", "row_sum"]
 
 
 def flat(x: Tensor) -> Tensor:
@@ -75,3 +75,17 @@ def against(value: Tensor, x: Tensor) -> Tensor:
     torch.Size([2, 1, 1])
     """
     return value.reshape(-1, *(1,) * (x.dim() - 1))
+
+
+def moved(tensor: Tensor, device: torch.device | str) -> Tensor:
+    """A tensor on a device; the host waits for what comes back from one alone.
+
+    A plain `.to` also waits, for all that was begun on the GPU, when it copies to one.
+
+    >>> moved(torch.ones(2), "cpu")
+    tensor([1., 1.])
+    """
+    device = torch.device(device)
+    # elsewhere than on CUDA, memory that is freed before the copy is made could be read
+    away = device.type == "cuda" and tensor.device.type == "cpu"
+    return tensor.to(device, non_blocking=away)

@@ -23,6 +23,7 @@ LAYERS = (
     "_checks",
     "_families",
     "_files",
+    "_figures",
     "_rows",
     "_identity/",
     "_ode",

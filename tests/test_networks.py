@@ -333,7 +333,9 @@ def test_config_rebuilds_the_network(build: Callable[[], nn.Module]) -> None:
 
 def test_config_names_every_argument() -> None:
     for net in (MLP(), UNet()):
-        assert list(net.config) == list(inspect.signature(type(net)).parameters)
+        named = list(inspect.signature(type(net)).parameters)
+        # whether activations are computed again changes no number
+        assert list(net.config) == [name for name in named if name != "checkpoint"]
 
 
 # Conditions
@@ -477,3 +479,30 @@ def test_dropout_acts_in_training_only() -> None:
     assert not torch.equal(net(x, clock), net(x, clock))
     net.eval()
     assert torch.equal(net(x, clock), net(x, clock))
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_recomputed_activations_give_the_same_gradients(dropout: float) -> None:
+    """The same bits, dropout included; nothing but the flag differs, and the card has none."""
+    gradients, counts = [], []
+    for checkpoint in (False, True):
+        torch.manual_seed(0)
+        net = UNet(channels=2, width=8, classes=2, dropout=dropout, checkpoint=checkpoint)
+        for p in net.parameters():
+            torch.nn.init.normal_(p, std=0.1)
+        calls: list[int] = []
+        net.middle.register_forward_pre_hook(lambda *_, calls=calls: calls.append(1))
+        x = torch.linspace(-1, 1, 2 * 2 * 5 * 7).reshape(2, 2, 5, 7).requires_grad_()
+        torch.manual_seed(1)
+        out = net(x, torch.tensor([0.1, 0.7]), torch.tensor([0, 2]))
+        grads = torch.autograd.grad(out.square().sum(), [x, *net.parameters()])
+        gradients.append(grads)
+        net.eval()
+        net(x, torch.tensor([0.1, 0.7]))
+        counts.append(len(calls))
+        assert "checkpoint" not in net.config
+    assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
+    # forward, forward again on the way back, and once in evaluation mode
+    assert counts == [2, 3]
+    with pytest.raises(TypeError, match="checkpoint"):
+        UNet(checkpoint=1)

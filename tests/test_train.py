@@ -978,11 +978,11 @@ class Foreign:
 @pytest.mark.parametrize(
     ("change", "word"),
     [
-        ({"accumulate": 2}, "accumulation"),
+        ({"accumulate": 2}, "accumulation_steps = 2"),
         ({"precision": "fp16"}, "bf16"),
         ({"processes": 3}, "multiple of the 3"),
     ],
 )
 def test_accelerators_that_would_not_resume_are_refused(change: dict[str, Any], word: str) -> None:
     with pytest.raises(ValueError, match=word):
-        fit(model(), labelled(), steps=2, batch=16, accelerator=Foreign(**change))
+        fit(model(), labelled(), steps=2, batch=16, accumulate=4, accelerator=Foreign(**change))

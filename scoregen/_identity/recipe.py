@@ -108,10 +108,11 @@ def _reached(thing: Any) -> list[tuple[str, Any]]:
 
 
 def _settings(module: nn.Module) -> Iterator[tuple[str, str]]:
-    machinery = {*vars(nn.Module()), "training"}
+    # torch.compile marks the module inside too
+    machinery = {*vars(nn.Module()), "training", "_is_torch_compile"}
     for key, value in vars(module).items():
-        if key in machinery:
-            continue
+        if key in machinery or (key == "checkpoint" and isinstance(value, bool)):
+            continue  # whether activations are kept or computed again changes no number
         inside = [part for _, part in _reached(value)]
         if any(isinstance(part, Tensor | np.ndarray | nn.Module) for part in inside):
             continue

@@ -22,7 +22,7 @@ from ..noise import SampleNoise
 from ..noise.sources import normal_like
 from ..processes import Level
 from ..training import EMA, TrainingError, TrainSettings
-from ..training.loop import private_draws
+from ..training.engine import private_draws
 
 __all__ = ["Generator", "Normal", "Trained"]
 

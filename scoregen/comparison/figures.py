@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import io
 import math
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from torch import Tensor
 
 from .._checks import check_choice
-from .._files import write
+from .._figures import figure, tile_images, written
 from .statistics import Study, Summary
 
 __all__ = ["plot_quality", "plot_samples"]
@@ -29,33 +27,6 @@ _LABELS = {
 }
 _INK, _FAINT, _SHADE = "#111111", "#bbbbbb", "#dfe9da"
 _BAND = 1.09  # how far a band of ties reaches to either side, as a factor of the cost
-
-
-def figure(width: float, height: float) -> Any:
-    """A figure that touches no global state and needs no display."""
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError("plots need matplotlib: pip install 'scoregen[bench]'") from error
-    made = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(made)
-    return made
-
-
-def written(made: Any, path: Path) -> Path:
-    """Write a figure in the format of the path's ending, whole or not at all."""
-    content = io.BytesIO()
-    kind = path.suffix[1:] or "png"
-    # no date, so that equal results give equal files
-    stamp = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(kind)
-    import matplotlib
-
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "scoregen"}):
-        made.savefig(content, dpi=200, format=kind, metadata=stamp)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write(path, content.getvalue())
-    return path
 
 
 def plot_quality(
@@ -345,22 +316,3 @@ def _show(panel: Any, x: Tensor, data_range: tuple[float, float]) -> None:
         panel.set_aspect("equal")
     else:
         panel.hist(x.reshape(-1).numpy(), bins=50, color="C0")
-
-
-def tile_images(x: Tensor, data_range: tuple[float, float] = (-1.0, 1.0), pad: int = 1) -> Tensor:
-    """Images (n, channels, height, width) in a near-square tile in [0, 1], 1 or 3 channels.
-
-    >>> tile_images(torch.zeros(4, 1, 8, 8)).shape
-    torch.Size([1, 19, 19])
-    """
-    low, high = data_range
-    x = ((x if x.shape[1] in (1, 3) else x[:, :1]) - low) / (high - low)
-    n, channels, height, width = x.shape
-    columns = math.ceil(math.sqrt(n))
-    lines = math.ceil(n / columns)
-    tile = torch.ones((channels, lines * (height + pad) + pad, columns * (width + pad) + pad))
-    for k in range(n):
-        top = pad + (k // columns) * (height + pad)
-        left = pad + (k % columns) * (width + pad)
-        tile[:, top : top + height, left : left + width] = x[k]
-    return tile.nan_to_num(0.5).clamp(0, 1)

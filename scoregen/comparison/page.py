@@ -14,8 +14,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from .._figures import tile_images
 from .._files import write
-from .figures import _COLOURS, _FAINT, _INK, _SHADE, quality_figure, tile_images
+from .figures import _COLOURS, _FAINT, _INK, _SHADE, quality_figure
 from .statistics import Study, Summary
 from .tables import grid, shown
 

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .._rows import moved
 from .batch import Batch
 from .levels import check_bins, check_levels, on_range
 from .order import order, stream
@@ -171,7 +172,7 @@ class Data:
 
     def _rows(self, rows: np.ndarray) -> tuple[Tensor, Tensor | None]:
         """Samples as they are stored, and their labels."""
-        index = torch.from_numpy(rows).to(self.stored.device)
+        index = moved(torch.from_numpy(rows), self.stored.device)
         return self.stored[index], None if self.label is None else self.label[index]
 
     @property
@@ -212,8 +213,8 @@ class Data:
 
     def _batch(self, rows: np.ndarray, device: torch.device | str) -> Batch:
         x, label = self._rows(rows)
-        condition = {} if label is None else {"label": label.to(device)}
-        return Batch(self._floating(x.to(device)), condition)
+        condition = {} if label is None else {"label": moved(label, device)}
+        return Batch(self._floating(moved(x, device)), condition)
 
     def unlabelled(self) -> Data:
         """The same samples without their labels, for a model that takes none."""

@@ -21,6 +21,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from .._rows import moved
+
 __all__ = ["Shared", "expand", "fill", "join", "plain", "rows"]
 
 Rows = slice | Tensor
@@ -147,7 +149,7 @@ def _rows_of(name: str, tree: Any, part: Rows, batch: int) -> Any:
 def select(value: Any, part: Rows) -> Any:
     """Some rows of a tensor or a list."""
     if isinstance(value, Tensor):
-        return value[part] if isinstance(part, slice) else value[part.to(value.device)]
+        return value[part] if isinstance(part, slice) else value[moved(part, value.device)]
     return value[part] if isinstance(part, slice) else [value[i] for i in part.tolist()]
 
 

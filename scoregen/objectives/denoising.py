@@ -17,16 +17,37 @@ from .._checks import (
     check_state,
     check_tensor,
 )
+from .._rows import moved
 from ..models import ScoreModel, check_model
 from ..noise.sources import normal_like
 from ..processes import Level, StaticSDE
 from .laws import TimeLaw, UniformLaw
 from .weights import Simple, Weight
 
-__all__ = ["DenoisingScoreMatching", "Objective"]
+__all__ = ["DenoisingScoreMatching", "Draws", "Objective"]
 
 Objective = Callable[..., Tensor]
 """(model, x0, *, generator, **condition) -> one loss per sample, shape (batch,)."""
+
+
+@dataclass(frozen=True, eq=False)
+class Draws:
+    """Times and noise of a batch, drawn before it is divided among processes.
+
+    Args:
+        t: times, shape (batch,).
+        eps: noise, shape (batch, *event).
+
+    >>> Draws(torch.zeros(4), torch.zeros(4, 2)).rows(slice(1, 3)).eps.shape
+    torch.Size([2, 2])
+    """
+
+    t: Tensor
+    eps: Tensor
+
+    def rows(self, part: slice) -> Draws:
+        """Those of some samples."""
+        return Draws(self.t[part], self.eps[part])
 
 
 @dataclass(frozen=True)
@@ -77,12 +98,47 @@ class DenoisingScoreMatching:
         check_model(model)
         check_batch(x0, "x0")
         check_kind("generator", generator, torch.Generator, "torch.Generator().manual_seed(0)")
+        return self.drawn(model, x0, self.draw(model, x0, generator), **condition)
+
+    def draw(
+        self,
+        model: ScoreModel,
+        x0: Tensor,
+        generator: torch.Generator,
+        times: torch.Generator | None = None,
+    ) -> Draws:
+        """The times and the noise of a batch, which need nothing of x0 but its shape and dtype.
+
+        Args:
+            model: any score model.
+            x0: shaped like the batch, (batch, *event).
+            generator: source of both.
+            times: source of the times, on the host, so that nothing waits for a device where
+                `generator` lives on one; `generator` unless given.
+
+        Raises:
+            ValueError: if the process has no noise.
+        """
         if isinstance(model.sde, StaticSDE):
             raise ValueError(
                 "StaticSDE has no noise to remove; train a time-free energy with another objective"
             )
-        t = self.law(model.sde, len(x0), generator)
-        loss, spread = self._measure(model, x0, t, normal_like(x0, generator), condition)
+        t = self.law(model.sde, len(x0), generator if times is None else times)
+        return Draws(t, normal_like(x0, generator))
+
+    def drawn(self, model: ScoreModel, x0: Tensor, draws: Draws, **condition: Any) -> Tensor:
+        """One loss per sample, shape (batch,), at times and noise that `draw` gave.
+
+        Args:
+            model: any score model.
+            x0: clean data, shape (batch, *event).
+            draws: of these samples.
+            **condition: passed on to the model.
+
+        Raises:
+            ValueError: if the model learns its variance too, which this loss would not train.
+        """
+        loss, spread = self._measure(model, x0, draws.t, draws.eps, condition)
         if spread is not None:
             raise ValueError(
                 "denoising score matching gives no gradient to a learned variance; train it with "
@@ -115,17 +171,20 @@ class DenoisingScoreMatching:
                 f"need one time, or one per sample ({len(x0)}), got shape {tuple(t.shape)}"
             )
         t = t.reshape(-1)
-        # levels and weights in float64 where t lives, since not every device of x0 knows float64
+        # levels and weights in float64 where t lives, since not every device of x0 knows float64;
+        # then all of them in one transfer
         exact: Level = model.sde.level_of(t.double(), t.double())
         weight = self.weight(model, exact, self.law) / (exact.alpha**2 + exact.sigma**2)
-        level = Level(*(per_sample(column, x0) for column in exact))
+        packed = torch.stack(torch.broadcast_tensors(*exact, weight)).to(x0.dtype)
+        *columns, weight = moved(packed, x0.device)
+        level = Level(*(column.reshape(-1, *(1,) * (x0.dim() - 1)) for column in columns))
         p = model(level.alpha * x0 + level.sigma * eps, level, **condition)
         # v carries both errors: v - v_hat = sqrt(alpha^2 + sigma^2) times the pair of them
         error = p.v - (level.alpha * eps - level.sigma * x0)
         squared = error.square().flatten(1).sum(1) if error.dim() > 1 else error.square()
-        return per_sample(weight, squared) * squared, p.spread
+        return weight * squared, p.spread
 
 
 def per_sample(values: Tensor, x: Tensor) -> Tensor:
     """Values of shape (batch,) in the dtype and on the device of x, shaped to broadcast with it."""
-    return values.to(x.dtype).to(x.device).reshape(len(values), *(1,) * (x.dim() - 1))
+    return moved(values.to(x.dtype), x.device).reshape(len(values), *(1,) * (x.dim() - 1))

@@ -23,6 +23,7 @@ from .._checks import (
     check_tensor,
     check_times,
 )
+from .._rows import moved
 
 __all__ = ["SDE", "Level"]
 
@@ -189,7 +190,7 @@ class SDE(ABC):
         columns = (wide, self.alpha(wide), self.sigma(wide), self.lam(wide))
         return Level(
             *(
-                c.expand_as(wide).to(dtype).to(x.device)
+                moved(c.expand_as(wide).to(dtype), x.device)
                 for c, dtype in zip(columns, (fine, x.dtype, x.dtype, fine), strict=True)
             )
         )

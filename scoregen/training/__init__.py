@@ -6,19 +6,27 @@ Start with `fit`, `save` and `load`.
 from .checkpoint import CheckpointError, card, digits_model, fingerprint, load, save
 from .ema import EMA
 from .fit import fit
-from .loop import TrainingError, TrainStep
+from .posthoc import PostHoc, PowerEMA, reconstruct
 from .settings import TrainSettings
+from .step import TrainingError, TrainStep
+from .watch import Validation, Watch, validate
 
 __all__ = [
     "CheckpointError",
     "EMA",
+    "PostHoc",
+    "PowerEMA",
     "TrainSettings",
     "TrainStep",
     "TrainingError",
+    "Validation",
+    "Watch",
     "card",
     "digits_model",
     "fingerprint",
     "fit",
     "load",
+    "reconstruct",
     "save",
+    "validate",
 ]

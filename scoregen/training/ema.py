@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from .._checks import check_number
+from .sharding import divide, gather, sharded
 
 __all__ = ["EMA", "ema_decay"]
 
@@ -60,7 +61,9 @@ class EMA(nn.Module):
     def __init__(self, model: nn.Module, decay: float = 0.999):
         super().__init__()
         self.decay = check_number("decay", decay, 0.0, 1.0, open_high=True)
-        self.register_buffer("n_averaged", torch.tensor(0))
+        # on the host wherever the weights are: the next decay depends on it, and reading it must
+        # not wait for a device
+        self.register_buffer("n_averaged", torch.tensor(0, device="cpu"))
         self.n_averaged: Tensor
         self.module = deepcopy(model).requires_grad_(False)
         narrow = [p for p in self.module.parameters() if _narrow(p)]
@@ -102,7 +105,7 @@ class EMA(nn.Module):
             pairs = zip(averages, current, strict=True)
             wide = [w if w.dtype == e.dtype else w.to(e.dtype) for e, w in pairs]
             if count:
-                torch._foreach_lerp_(averages, wide, 1 - ema_decay(count, self.decay))
+                torch._foreach_lerp_(averages, wide, 1 - self.decay_of(count))
             else:
                 torch._foreach_copy_(averages, wide)
         for e, w in copied:
@@ -112,9 +115,39 @@ class EMA(nn.Module):
             narrow: list[Tensor] = [p for p in self.module.parameters() if _narrow(p)]
             torch._foreach_copy_(narrow, self._wide())
 
+    def decay_of(self, count: int) -> float:
+        """The decay of the update after `count` others, of which the first copies the weights."""
+        return ema_decay(count, self.decay)
+
+    def state(self) -> dict[str, Tensor]:
+        """What `module.state_dict()` holds, with the averages in the precision they are kept in."""
+        wide = iter(self._wide())
+        kept = {id(p): next(wide) for p in self.module.parameters() if _narrow(p)}
+        held = self.module.state_dict(keep_vars=True)
+        return {name: kept.get(id(t), t).detach() for name, t in held.items()}
+
     def snapshot(self) -> nn.Module:
-        """A copy of the average as it is now, ready to sample from."""
-        return deepcopy(self.module)
+        """A copy of the average as it is now, ready to sample from.
+
+        Where the average is divided among processes, each of them must call this.
+        """
+        copy = deepcopy(self.module)
+        gather(copy)
+        return copy
+
+    def divide_like(self, model: nn.Module) -> None:
+        """Divide the average among the processes as `fully_shard` divided the model.
+
+        Raises:
+            ValueError: for weights of 16 bits, whose wide averages would stay whole.
+        """
+        if self.narrow and any(map(sharded, model.parameters())):
+            raise ValueError(
+                "weights that are divided among processes must be of 32 bits: compute in 16 bits "
+                "by MixedPrecisionPolicy(param_dtype=torch.bfloat16)"
+            )
+        divide(self.module, model)
+        self._lists = None
 
     def forward(self, *arguments: Any, **named: Any) -> Any:
         """The averaged model's own answer."""
@@ -132,7 +165,9 @@ class EMA(nn.Module):
 
     def _apply(self, *arguments: Any, **named: Any) -> EMA:
         self._lists = None  # moving a module replaces its buffers
+        count = self.n_averaged
         super()._apply(*arguments, **named)
+        self.n_averaged = count
         return self
 
     def __getstate__(self) -> dict[str, Any]:

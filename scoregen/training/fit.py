@@ -19,9 +19,12 @@ from .batches import ConditionDropout, warn_of_scale
 from .card import describe_model, undescribed
 from .checkpoint import check_target
 from .ema import EMA
-from .loop import RESUME, Loop, TrainingError, TrainStep
-from .resume import Run
+from .engine import Engine, Shard, divisible
+from .loop import RESUME, Kept, Loop, TrainingError, TrainStep
+from .posthoc import PostHoc
+from .resume import Moments, Run, restore_moments
 from .settings import TrainSettings, learning_rate
+from .watch import Look, Watch
 
 __all__ = ["TrainStep", "TrainingError", "fit", "learning_rate"]
 
@@ -46,7 +49,11 @@ def fit(
     save_every: int = 1000,
     resume: bool = True,
     objective_name: str | None = None,
+    posthoc: PostHoc | None = None,
+    watch: Watch | None = None,
+    accumulate: int | None = None,
     accelerator: Any = None,
+    shard: Shard | None = None,
     device: torch.device | str | None = None,
     progress: bool = True,
 ) -> Iterator[TrainStep]:
@@ -77,16 +84,28 @@ def fit(
             the network declares, independently of the others.
         patience: steps in a row without a finite gradient, each skipped, before giving up.
         out: folder for `resume.safetensors` and the checkpoint `model` with the averaged weights,
-            both written at every save; None writes nothing.
+            both written at every save, and `log.jsonl`; None writes nothing.
         save_every: steps between two saves.
         resume: continue from the resume file, if there is one and it is of this training: the same
             data by content, the same network by its settings, the same objective by its fields and
             code.
         objective_name: stands for an objective that has no such description, as one that
             reads an open file; change it whenever the objective changes.
-        accelerator: an `accelerate.Accelerator`, for several processes or mixed precision.
+        posthoc: averages whose length is chosen afterwards, by `reconstruct`; needs `out`.
+        watch: held-out loss, best checkpoint, samples and pictures on the way; needs `out`.
+        accumulate: backward passes per update, each of an equal part of a process's share of the
+            batch, where memory is short; the Accelerator's own number, or 1, unless given.
+        accelerator: an `accelerate.Accelerator`, for several processes, bf16, or trackers.
+        shard: divides the weights among the processes of the Accelerator before the first step,
+            for instance `lambda model: torch.distributed.fsdp.fully_shard(model)`; an Accelerator
+            with an FSDP2 plugin needs none.
         device: where to train; the model's own device unless given.
         progress: show a bar, on a terminal.
+
+    A `DenoisingScoreMatching` draws times and noise for the whole batch, so that any number of
+    processes and of parts trains the same, but for the order of sums; it may change when a
+    training is resumed. Dropout inside the network, and the draws of other objectives, are made
+    part by part: there, p processes with a parts each train as one process with p a parts does.
 
     Yields:
         A `TrainStep` after every update.
@@ -124,14 +143,18 @@ def fit(
         dropout=dropped.share,
         patience=patience,
         save_every=save_every,
+        accumulate=_accumulate(accelerator, accumulate),
     )
-    world = _world(accelerator, batch)
+    parts = _world(accelerator, batch, settings.accumulate, shard) * settings.accumulate
     source.serve(batch, seed)
     power = source.mean_square()
     if power is not None:
         warn_of_scale(model, power)
     objective = DenoisingScoreMatching() if objective is None else objective
-    folder, description = None, {}
+    if accelerator is not None:
+        device = accelerator.device
+    place = model.placement()[0] if device is None else torch.device(device)
+    kept = None
     if out is not None:
         folder = probe(out)
         check_target(folder / "model", overwrite=True)
@@ -144,26 +167,34 @@ def fit(
         _warn_of_own_parts(model, folder)
         description = {
             **settings.fixed(),
-            "processes": world,
+            "processes": 1 if divisible(objective) else parts,
             "data": identity,
             "model": structure(model),
             "objective": recipe(objective) if objective_name is None else objective_name,
+            **({} if posthoc is None else {"posthoc": posthoc.sigma_rel}),
         }
-    if accelerator is not None:
-        device = accelerator.device
-    place = model.placement()[0] if device is None else torch.device(device)
+        look = None
+        if watch is not None:
+            look = Look(watch, source, known.classes, objective, folder, place)
+            if watch.data is not None:
+                _check_conditions(model, as_source(watch.data), known)
+        kept = Kept(folder, description, posthoc, look)
+    elif posthoc is not None or watch is not None:
+        raise ValueError("posthoc and watch write files: give fit a folder for them, out=...")
     model.to(place)
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    fused = place.type in ("cpu", "cuda") and all(p.is_floating_point() for p in parameters)
-    optimizer = torch.optim.AdamW(parameters, lr, weight_decay=weight_decay, fused=fused)
+    averages = [] if posthoc is None else posthoc.averages(model)
     done = {"step": 0, "skipped": 0, "failed": 0}
-    run = Run(model, EMA(model, ema_decay), optimizer, objective, done, {})
-    if folder is not None:
+    run = Run(model, EMA(model, ema_decay), averages, objective, done, {})
+    moments: Moments = {}
+    if kept is not None:
         run.remember_start()
-        if resume and (folder / RESUME).exists():
-            run.read(folder / RESUME, description)
-    loop = Loop(run, source, place, settings, dropped, folder, description, accelerator)
-    return loop.steps(progress)
+        if resume and (kept.folder / RESUME).exists():
+            moments = run.read(kept.folder / RESUME, kept.identity)
+    every = [run.ema, *averages]
+    engine = Engine(model, objective, every, settings, source.event, place, accelerator, shard)
+    if moments:
+        restore_moments(engine.optimizer, moments)
+    return Loop(run, source, settings, dropped, engine, kept).steps(progress)
 
 
 def _warmup(steps: int) -> int:
@@ -223,16 +254,32 @@ def _warn_of_own_parts(model: ScoreModel, folder: Path) -> None:
         )
 
 
-def _world(accelerator: Any, batch: int) -> int:
-    """The number of processes, which share the batch."""
-    if accelerator is None:
-        return 1
-    if accelerator.gradient_accumulation_steps != 1 or accelerator.mixed_precision == "fp16":
+def _accumulate(accelerator: Any, accumulate: int | None) -> int:
+    """Parts of a process's share: the argument, or what the Accelerator was set to."""
+    own = 1 if accelerator is None else accelerator.gradient_accumulation_steps
+    if accumulate is None:
+        return int(own)
+    if own not in (1, accumulate):
         raise ValueError(
-            "fit takes an Accelerator without gradient accumulation, and bf16 instead of fp16, "
-            "whose loss scale could not be resumed"
+            f"accumulate = {accumulate}, and the Accelerator has gradient_accumulation_steps = "
+            f"{own}: give one of the two"
         )
-    world: int = accelerator.num_processes
-    if batch % world:
-        raise ValueError(f"batch = {batch} must be a multiple of the {world} processes sharing it")
+    return accumulate
+
+
+def _world(accelerator: Any, batch: int, accumulate: int, shard: Shard | None) -> int:
+    """The number of processes, which share the batch."""
+    if shard is not None and accelerator is None:
+        raise ValueError("shard divides weights among the processes of an Accelerator: give one")
+    if accelerator is not None and accelerator.mixed_precision == "fp16":
+        raise ValueError(
+            "fit takes an Accelerator with bf16 instead of fp16, whose loss scale could not be "
+            "resumed"
+        )
+    world: int = 1 if accelerator is None else accelerator.num_processes
+    if batch % (world * accumulate):
+        raise ValueError(
+            f"batch = {batch} must be a multiple of the {world} processes sharing it, times "
+            f"{accumulate} parts of each"
+        )
     return world

@@ -1,139 +1,90 @@
-"""The steps of a training: what is drawn, updated, saved and counted in each."""
+"""The steps of a training: what is made, looked at, saved and counted in each."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from ..data import Batch, Source
-from ..data.order import stream
 from ..models import ScoreModel
-from ..objectives import Objective
 from .batches import ConditionDropout, warn_of_scale
 from .checkpoint import save
+from .engine import Engine, key_of
+from .log import Log
+from .posthoc import PostHoc, PowerEMA, collect, store
 from .resume import Run
 from .settings import TrainSettings
 from .signals import Signals
+from .step import Ledger, TrainingError, TrainStep
+from .watch import Look, row_of
 
 __all__ = ["TrainStep", "TrainingError"]
 
 RESUME = "resume.safetensors"
+# steps between two fetches from a device, and between two lines of the log
+FETCH = 20
 
 
-class TrainingError(RuntimeError):
-    """The gradient was not finite too many times in a row.
+@dataclass(frozen=True, eq=False)
+class Kept:
+    """What a training leaves on disk beside its checkpoint.
 
-    >>> raise TrainingError("10 steps in a row gave no finite gradient")
-    Traceback (most recent call last):
-        ...
-    scoregen.training.loop.TrainingError: 10 steps in a row gave no finite gradient
+    Args:
+        folder: `out`.
+        identity: what a continuation must share.
+        posthoc: which averages are stored as snapshots, if any.
+        look: at held-out data and samples, if any.
     """
 
-
-@dataclass(frozen=True)
-class TrainStep:
-    """What one step of training did.
-
-    Attributes:
-        step: updates made or skipped so far.
-        loss: mean over the batch of the objective's loss per sample.
-        grad_norm: norm of the gradient of the loss per coordinate, before clipping.
-        lr: the learning rate of the step.
-        skipped: steps so far whose gradient was not finite.
-        ema: the average after this step, a model of its own, ready to sample from and to keep.
-            It is copied when first read, which must be before the next step.
-
-    >>> TrainStep(1, 0.5, 1.0, 1e-3, 0).loss
-    0.5
-    """
-
-    step: int
-    loss: float
-    grad_norm: float
-    lr: float
-    skipped: int
-    average: Callable[[int], Any] | None = None
-
-    @cached_property
-    def ema(self) -> Any:
-        if self.average is None:
-            raise ValueError("this step was not made by fit, so there is no average")
-        return self.average(self.step)
-
-
-class Loss(nn.Module):
-    """Model and objective as one module, so that a distributed wrapper sees one forward pass."""
-
-    def __init__(self, model: ScoreModel, objective: Objective):
-        super().__init__()
-        self.model, self.objective = model, objective
-
-    def forward(self, x0: Tensor, generator: torch.Generator, condition: dict[str, Any]) -> Tensor:
-        return self.objective(self.model, x0, generator=generator, **condition)
-
-
-def _key(seed: int, step: int, rank: int) -> int:
-    """A 63-bit seed that is a pure function of (seed, step, rank)."""
-    return int(stream(seed, (1 << 63) + (rank << 40) + step).integers(1 << 63))
-
-
-@contextmanager
-def private_draws(key: int, device: torch.device) -> Iterator[None]:
-    """Dropout draws from torch's global generator: give it one of its own, and put it back."""
-    places = [torch.default_generator]
-    if device.type == "cuda":
-        index = torch.cuda.current_device() if device.index is None else device.index
-        places.append(torch.cuda.default_generators[index])
-    before = [generator.get_state() for generator in places]
-    for generator in places:
-        generator.manual_seed(key)
-    try:
-        yield
-    finally:
-        for generator, state in zip(places, before, strict=True):
-            generator.set_state(state)
+    folder: Path
+    identity: dict[str, Any]
+    posthoc: PostHoc | None = None
+    look: Look | None = None
 
 
 class Loop:
-    """The steps of one training."""
+    """The steps of one training.
+
+    Args:
+        run: its state.
+        data: the samples.
+        settings: its numbers.
+        dropout: of the conditions.
+        engine: what computes a step.
+        kept: what is written, or None.
+    """
 
     def __init__(
         self,
         run: Run,
         data: Source,
-        place: torch.device,
         settings: TrainSettings,
         dropout: ConditionDropout,
-        folder: Path | None,
-        identity: dict[str, Any],
-        accelerator: Any,
+        engine: Engine,
+        kept: Kept | None,
     ):
-        self.run, self.data, self.place, self.settings = run, data, place, settings
-        self.dropout, self.folder, self.identity = dropout, folder, identity
-        self.accelerator = accelerator
-        self.rank = 0 if accelerator is None else accelerator.process_index
-        share = settings.batch // (1 if accelerator is None else accelerator.num_processes)
-        self.rows = slice(self.rank * share, (self.rank + 1) * share)
-        self.loss: nn.Module = Loss(run.model, run.objective)
-        self.optimizer = run.optimizer
-        if accelerator is not None:
-            self.loss, self.optimizer = accelerator.prepare(self.loss, run.optimizer)
-        self.coordinates = max(1, math.prod(data.event))
-        self.parameters = list(run.model.parameters())
+        self.run, self.data, self.settings = run, data, settings
+        self.dropout, self.engine, self.kept = dropout, engine, kept
+        self.writes = engine.rank == 0 and kept is not None
         self.saved = run.done["step"]
         self.whole = True
+        self.ledger = Ledger(run.done, settings.patience)
+        if kept is not None and self.writes and not self.saved:
+            _clear(kept.folder)
+        accelerator = engine.accelerator
+        self.log = Log(
+            kept.folder if kept is not None and self.writes else None,
+            self.saved,
+            None if accelerator is None else accelerator.log,
+        )
 
     def steps(self, progress: bool) -> Iterator[TrainStep]:
-        run, settings = self.run, self.settings
+        run, settings, engine = self.run, self.settings, self.engine
         modes = [(m, m.training) for m in run.model.modules()]
         run.model.train()
         bar = tqdm(
@@ -141,26 +92,27 @@ class Loop:
             initial=self.saved,
             desc="training",
             # None: only where the bar can be redrawn, not into a pipe or a file
-            disable=None if progress and self.rank == 0 else True,
+            disable=None if progress and engine.rank == 0 else True,
         )
-        batches = self.data.serve(settings.batch, settings.seed, self.saved, self.rows, self.place)
+        batches = self.data.serve(
+            settings.batch, settings.seed, self.saved, engine.rows, engine.place
+        )
         if self.saved == 0 and self.data.mean_square() is None:
             batches = self._weighed(batches)
+        # what the host has at once is fetched at once
+        fetch = 1 if engine.place.type == "cpu" else FETCH
         with Signals(self._save_rest) as signals:
             try:
                 while run.done["step"] < settings.steps:
                     step = self._step(next(batches), signals)
-                    if run.done["failed"] >= settings.patience:
-                        raise TrainingError(
-                            f"{run.done['failed']} steps in a row, up to step {step.step}, gave no "
-                            "finite gradient and were skipped; lower lr, or look for extreme "
-                            "values in the data"
-                        )
-                    if step.step % settings.save_every == 0 or step.step == settings.steps:
-                        with signals.unbroken():
-                            self._save()
+                    if step.step % fetch == 0 or step.step == settings.steps:
+                        self._settle()
+                        if self.ledger.given_up:
+                            raise TrainingError(self.ledger.given_up)
+                    with signals.unbroken():
+                        self._keep(step.step)
                     bar.update()
-                    if step.step % 20 == 0:
+                    if step.step % FETCH == 0 and not bar.disable:
                         bar.set_postfix(loss=f"{step.loss:.4g}", refresh=False)
                     yield step
                 with signals.unbroken():
@@ -180,42 +132,27 @@ class Loop:
         yield from batches
 
     def _step(self, batch: Batch, signals: Signals) -> TrainStep:
-        settings, done = self.settings, self.run.done
-        key = _key(settings.seed, done["step"], self.rank)
-        rate = settings.learning_rate(done["step"])
-        for group in self.run.optimizer.param_groups:
-            group["lr"] = rate
-        generator = torch.Generator(self.place).manual_seed(key)
+        settings, done, engine = self.settings, self.run.done, self.engine
         condition = self.dropout(
             batch.condition,
-            key=_key(settings.seed, done["step"], 0),
+            key=key_of(settings.seed, done["step"]),
             batch=settings.batch,
-            rows=self.rows,
+            rows=engine.rows,
         )
-        with private_draws(key ^ 2, self.place):
-            mean = self.loss(batch.x, generator, condition).mean()
-            if self.accelerator is None:
-                (mean / self.coordinates).backward()
-            else:
-                self.accelerator.backward(mean / self.coordinates)
-        loss = mean.detach()
-        parameters = [p for p in self.parameters if p.grad is not None]
-        norm = float(nn.utils.clip_grad_norm_(parameters, settings.grad_clip))
-        if self.accelerator is not None:
-            loss = self.accelerator.reduce(loss, "mean")
+        measured = engine.gradient(Batch(batch.x, condition), done["step"])
+        rate = settings.learning_rate(done["step"])
         with signals.unbroken():
             self.whole = False
-            if math.isfinite(norm):
-                self.optimizer.step()
-                self.run.ema.update_parameters(self.run.model)
-                done["failed"] = 0
-            else:
-                done["skipped"] += 1
-                done["failed"] += 1
-            self.optimizer.zero_grad()
+            engine.update(measured, rate)
             done["step"] += 1
+            step = TrainStep(done["step"], rate, measured, self._settle, self._average)
+            self.ledger.add(step)
             self.whole = True
-        return TrainStep(done["step"], float(loss), norm, rate, done["skipped"], self._average)
+        return step
+
+    def _settle(self) -> None:
+        """Fetch what the last steps measured."""
+        self.log.steps(self.ledger.settle())
 
     def _average(self, step: int) -> Any:
         if self.run.done["step"] != step:
@@ -225,40 +162,102 @@ class Loop:
             )
         return self.run.ema.snapshot()
 
+    def _keep(self, step: int) -> None:
+        """Whatever is written after this step."""
+        steps, kept = self.settings.steps, self.kept
+        if step % FETCH == 0:
+            self._settle()
+            self.log.flush()
+        if kept is not None and kept.posthoc is not None and kept.posthoc.due(step, steps):
+            self._store(kept.folder, step, kept.posthoc)
+        if kept is not None and kept.look is not None and kept.look.due(step, steps):
+            self._look(kept.look, step)
+        if step % self.settings.save_every == 0 or step == steps:
+            self._save()
+
+    def _store(self, folder: Path, step: int, posthoc: PostHoc) -> None:
+        averages = [e for e in self.run.posthoc if isinstance(e, PowerEMA)]
+        if self.writes or self.engine.divided:
+            tensors = collect(averages)
+            if self.writes:
+                store(folder, step, posthoc.sigma_rel, tensors)
+
+    def _look(self, look: Look, step: int) -> None:
+        average = self._checked()
+        if not self.writes or average is None:
+            return
+        self._settle()
+        self.log.flush()
+        found = look.loss(average)
+        if found is not None:
+            self.log.row(row_of(step, found), ("validation",))
+            if found.loss < look.best():
+                self._checkpoint(average, "best", validation=found.loss)
+        look.draw(average, step)
+        look.picture()
+
     def _save_rest(self) -> None:
-        """Save what was not saved yet, unless an update was broken off half way."""
-        if self.whole and self.saved < self.run.done["step"]:
+        """Save what was not saved yet, unless an update was broken off half way.
+
+        Weights that are divided among processes are put together by all of them at once, and
+        signals come to each at another step: such a training saves every `save_every` steps alone.
+        """
+        if self.whole and self.saved < self.run.done["step"] and not self.engine.divided:
             self._save()
 
     def _save(self) -> None:
         """The checkpoint of the average, then the resume file; each is replaced at once."""
-        if self.folder is not None and self.rank == 0:
-            self._checkpoint(self.folder)
-            self.run.write(self.folder / RESUME, self.identity)
+        self._settle()
+        average = self._checked()
+        if self.kept is not None and average is not None:
+            tensors = self.run.collect(self.engine.optimizer)
+            if self.writes:
+                self.log.flush()
+                self._checkpoint(average, "model")
+                self.run.write(self.kept.folder / RESUME, self.kept.identity, tensors)
         self.saved = self.run.done["step"]
 
     def _finish(self) -> None:
         """Make sure of the checkpoint; every process returns when it is there."""
-        if self.folder is not None and self.rank == 0 and not (self.folder / "model").exists():
-            self._checkpoint(self.folder)
-        if self.accelerator is not None:
-            self.accelerator.wait_for_everyone()
+        if self.kept is not None:
+            there = (self.kept.folder / "model").exists()
+            average = None if there else self._checked()
+            if self.writes and average is not None:
+                self._checkpoint(average, "model")
+        if self.engine.accelerator is not None:
+            self.engine.accelerator.wait_for_everyone()
 
-    def _checkpoint(self, folder: Path) -> None:
-        average = self.run.ema.module
+    def _checked(self) -> ScoreModel | None:
+        """The average, whole, on the processes that have a use for it."""
+        if not self.writes and not self.engine.divided:
+            return None
+        ema = self.run.ema
+        average = ema.snapshot() if self.engine.divided else ema.module
         if not isinstance(average, ScoreModel):
             raise TypeError(f"the average must be a score model, got {type(average).__name__}")
-        processes = 1 if self.accelerator is None else self.accelerator.num_processes
-        training = {**self.settings.fixed(), "data": self.data.name, "processes": processes}
+        return average
+
+    def _checkpoint(self, average: ScoreModel, name: str, **extra: float) -> None:
+        if self.kept is None:
+            return
+        training = {**self.settings.fixed(), "data": self.data.name, "processes": self.engine.world}
         save(
             average,
-            folder / "model",
+            self.kept.folder / name,
             steps=self.run.done["step"],
             weights="ema",
             data_range=self.data.range,
             bins=self.data.bins,
             event=self.data.event,
             units=self.data.units,
-            extra={"training": training, "skipped": self.run.done["skipped"]},
+            extra={"training": training, "skipped": self.run.done["skipped"], **extra},
             overwrite=True,
         )
+
+
+def _clear(folder: Path) -> None:
+    """Remove what an earlier training left, which the new one would mix with its own."""
+    if (folder / "best" / "card.json").is_file():
+        shutil.rmtree(folder / "best")
+    for path in (*folder.glob("posthoc/*.safetensors"), *folder.glob("samples/*.png")):
+        path.unlink()

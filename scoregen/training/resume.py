@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,28 +16,31 @@ from .._files import CheckpointError, digest, write
 from .._identity import modules_within
 from ..models import ScoreModel
 from .ema import EMA
+from .sharding import divide_like, whole
 
 __all__ = ["Run"]
+
+Moments = dict[int, dict[str, Tensor]]
 
 _FORMAT = "3"
 _KIND = "scoregen resume file"
 
 
 class Run(NamedTuple):
-    """What a training changes: weights, their average, the optimizer, the objective's own tensors.
+    """What a training changes: weights, their averages, the objective's own tensors, counters.
 
     `done` holds three counters: `step`, the updates made or skipped, `skipped`, and `failed`, those
     skipped in a row. `start` holds the hash of each of the objective's tensors as first given.
 
     >>> model = torch.nn.Linear(1, 1)
-    >>> run = Run(model, EMA(model), torch.optim.AdamW(model.parameters()), None, {"step": 0}, {})
+    >>> run = Run(model, EMA(model), [], None, {"step": 0}, {})
     >>> run.done["step"]
     0
     """
 
     model: ScoreModel
     ema: EMA
-    optimizer: torch.optim.Optimizer
+    posthoc: Sequence[EMA]
     objective: Any
     done: dict[str, int]
     start: dict[str, str]
@@ -54,32 +57,42 @@ class Run(NamedTuple):
         """Note what the objective's tensors are before the first step."""
         self.start.update((name, digest([("", tensor)])) for name, tensor in self._held())
 
-    def _tensors(self) -> dict[str, Tensor]:
+    def _averages(self) -> dict[str, EMA]:
+        return {"ema": self.ema, **{f"posthoc{i}": e for i, e in enumerate(self.posthoc)}}
+
+    def collect(self, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+        """Everything on the host, by its name in the file.
+
+        Where weights are divided among processes, each of them must call this.
+
+        Args:
+            optimizer: its moments belong to the state too.
+        """
         groups = {
             "model": self.model.state_dict(),
-            "ema": self.ema.state_dict(),
+            **{name: average.state_dict() for name, average in self._averages().items()},
             "objective": dict(self._held()),
-            **{f"adam.{i}": s for i, s in self.optimizer.state_dict()["state"].items()},
+            **{f"adam.{i}": s for i, s in optimizer.state_dict()["state"].items()},
         }
         # cloned, because tied weights share memory, which the format refuses; a compiled network
         # names its weights through `_orig_mod`, and resumes as a plain one
         return {
-            f"{group}/{name.replace('_orig_mod.', '')}": tensor.detach().cpu().clone()
+            f"{group}/{name.replace('_orig_mod.', '')}": whole(tensor.detach()).cpu().clone()
             for group, content in groups.items()
             for name, tensor in content.items()
         }
 
-    def write(self, path: Path, settings: dict[str, Any]) -> None:
+    def write(self, path: Path, settings: dict[str, Any], tensors: dict[str, Tensor]) -> None:
         """Write the file, or leave the earlier one as it was.
 
         Args:
             path: where to.
             settings: what a continuation must share.
+            tensors: what `collect` gave.
 
         Raises:
             CheckpointError: if it cannot be written.
         """
-        tensors = self._tensors()
         head = json.dumps(
             {"done": self.done, "start": self.start, "settings": settings}, sort_keys=True
         )
@@ -91,12 +104,15 @@ class Run(NamedTuple):
         }
         write(path, safetensors.torch.save(tensors, metadata))
 
-    def read(self, path: Path, settings: dict[str, Any]) -> None:
-        """Continue from a file, whose settings must be the same.
+    def read(self, path: Path, settings: dict[str, Any]) -> Moments:
+        """Continue from a file, whose settings must be the same; the model is still whole.
 
         Args:
             path: a file that `write` wrote.
             settings: those of this training.
+
+        Returns:
+            The moments of the optimizer, for `restore_moments`.
 
         Raises:
             CheckpointError: if it is damaged, foreign, or of another training.
@@ -119,22 +135,22 @@ class Run(NamedTuple):
             )
         head = json.loads(metadata["head"])
         _compare(path, head["settings"], settings)
-        self._restore(path, tensors, head["start"])
+        moments = self._restore(path, tensors, head["start"])
         self.done.update(head["done"])
+        return moments
 
-    def _restore(self, path: Path, tensors: dict[str, Tensor], start: dict[str, str]) -> None:
+    def _restore(self, path: Path, tensors: dict[str, Tensor], start: dict[str, str]) -> Moments:
         groups: dict[str, dict[str, Tensor]] = {}
         for name, tensor in tensors.items():
             group, _, key = name.partition("/")
             groups.setdefault(group, {})[key] = tensor
         self._restore_objective(path, groups.pop("objective", {}), start)
-        for module, group in ((self.model, "model"), (self.ema, "ema")):
+        modules: dict[str, torch.nn.Module] = {"model": self.model, **self._averages()}
+        for group, module in modules.items():
             saved = groups.pop(group)
             names = module.state_dict()
             module.load_state_dict({k: saved[k.replace("_orig_mod.", "")] for k in names})
-        state = {int(name.removeprefix("adam.")): content for name, content in groups.items()}
-        layout = self.optimizer.state_dict()["param_groups"]
-        self.optimizer.load_state_dict({"state": state, "param_groups": layout})
+        return {int(name.removeprefix("adam.")): content for name, content in groups.items()}
 
     def _restore_objective(
         self, path: Path, saved: dict[str, Tensor], start: dict[str, str]
@@ -158,6 +174,25 @@ class Run(NamedTuple):
                 tensor.copy_(saved[name])
         self.start.clear()
         self.start.update(start)
+
+
+def restore_moments(optimizer: torch.optim.Optimizer, moments: Moments) -> None:
+    """Give an optimizer the moments that `Run.read` returned, divided as its weights are.
+
+    Args:
+        optimizer: of the same weights.
+        moments: of each weight, whole.
+    """
+    weights = [p for group in optimizer.param_groups for p in group["params"]]
+    state = {
+        i: {
+            name: divide_like(value, weights[i]) if value.shape == weights[i].shape else value
+            for name, value in content.items()
+        }
+        for i, content in moments.items()
+    }
+    layout = optimizer.state_dict()["param_groups"]
+    optimizer.load_state_dict({"state": state, "param_groups": layout})
 
 
 def _compare(path: Path, before: dict[str, Any], now: dict[str, Any]) -> None:

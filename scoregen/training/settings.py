@@ -12,7 +12,7 @@ from .._checks import check_count, check_number
 __all__ = ["TrainSettings"]
 
 # these may differ between a training and its continuation: they change no number
-_FREE = ("patience", "save_every")
+_FREE = ("accumulate", "patience", "save_every")
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,7 @@ class TrainSettings:
         dropout: name of a condition -> share of its entries replaced by its null value.
         patience: steps in a row without a finite gradient before giving up.
         save_every: steps between two saves.
+        accumulate: backward passes per update, each of an equal part of the batch.
 
     Raises:
         ValueError, TypeError: for a number outside its range.
@@ -50,9 +51,10 @@ class TrainSettings:
     dropout: Mapping[str, float] = field(default_factory=dict)
     patience: int = 10
     save_every: int = 1000
+    accumulate: int = 1
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch", "patience", "save_every"):
+        for name in ("steps", "batch", "patience", "save_every", "accumulate"):
             check_count(name, getattr(self, name))
         for name in ("seed", "warmup"):
             check_count(name, getattr(self, name), 0)

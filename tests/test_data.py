@@ -210,7 +210,7 @@ def test_batches_refuse_at_once() -> None:
             data.batches(bad, 0)
     with pytest.raises(ValueError, match="first_step must be at least 0"):
         data.batches(2, 0, -1)
-    with pytest.raises(ValueError, match="seed and index"):
+    with pytest.raises(ValueError, match="seed must be at least 0"):
         data.batches(2, -1)
 
 

@@ -227,6 +227,8 @@ def test_what_an_augmentation_does_not_suit_is_refused() -> None:
         Augmented(Augmented(DATA, NonLeaking()), NonLeaking())
     with pytest.raises(TypeError, match="Data"):
         Augmented(torch.zeros(4, 1, 2, 2), HorizontalFlip())  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"such as HorizontalFlip\(\)"):
+        Augmented(DATA, None)  # type: ignore[arg-type]
     for bad in (-0.1, 1.1, math.nan):
         with pytest.raises(ValueError, match=r"p must lie in \[0, 1\]"):
             NonLeaking(bad)

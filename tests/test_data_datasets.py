@@ -251,7 +251,12 @@ def test_a_memory_map_is_not_read_into_memory(tmp_path: Path) -> None:
         ({"x": LEVELS}, {"bins": 1}, ValueError, "bins must be at least 2"),
         ({"x": LEVELS}, {"bins": 256, "range": (0, 1)}, ValueError, r"leave range=\(0, 1\) out"),
         ({"x": np.full((3, 2), np.nan)}, {}, ValueError, "finite"),
-        ({"x": np.full((3, 2), 2.0)}, {"range": (-1, 1)}, ValueError, r"range \(-1, 1\), got 2"),
+        (
+            {"x": np.full((3, 2), 2.0)},
+            {"range": (-1, 1)},
+            ValueError,
+            r"range \(-1.0, 1.0\), got 2",
+        ),
         ({"x": np.zeros((3, 2))}, {"range": (1, -1)}, ValueError, "low < high"),
         ({"x": np.zeros((3, 2)), "label": np.zeros(3)}, {}, TypeError, "whole numbers"),
         ({"x": np.zeros((3, 2)), "label": np.zeros((3, 1), int)}, {}, ValueError, "one number"),
@@ -265,7 +270,16 @@ def test_a_memory_map_is_not_read_into_memory(tmp_path: Path) -> None:
         ({"x": np.zeros((3, 2)), "y": np.ones(2)}, {}, ValueError, "one length"),
         ({"image": np.zeros((3, 2))}, {}, ValueError, r"must have \['x'\]"),
         ({"x": np.zeros((3, 2))}, {"conditions": ["label"]}, ValueError, r"must have \['label'\]"),
-        ({"x": np.zeros((3, 2))}, {"conditions": "label"}, TypeError, r"\('label',\)"),
+        ({"x": np.zeros((3, 2))}, {"conditions": "label"}, TypeError, r"names, such as"),
+        ({"x": np.zeros((3, 2))}, {"conditions": 3}, TypeError, r"names, such as"),
+        ({"x": np.zeros((3, 2))}, {"conditions": [("a",)]}, TypeError, r"names, such as"),
+        ({"x": np.zeros((3, 2))}, {"x": ["x"]}, TypeError, "x must be a str"),
+        ({"x": np.zeros((3, 2))}, {"range": np.zeros(3)}, ValueError, "range must be"),
+        ({"x": np.zeros((3, 2))}, {"mode": "CMYK"}, ValueError, "mode must be one of 'L'"),
+        ({"x": np.zeros((3, 2))}, {"name": 3}, TypeError, "name must be a str"),
+        ({"x": np.zeros((3, 2))}, {"identity": ""}, ValueError, "identity must not be empty"),
+        ({"x": np.zeros((3, 2))}, {"workers": 2**40}, ValueError, "workers must be at most 1024"),
+        ({"x": LEVELS}, {"bins": 2**40}, ValueError, r"bins must be at most 2\^24"),
         ({"x": np.zeros((3, 2))}, {"channels_last": True}, ValueError, r"\(H, W, C\)"),
         ({"x": np.zeros((3, 2))}, {"channels_last": 1}, TypeError, "True or False"),
         ({"x": np.zeros((3, 2))}, {"workers": -1}, ValueError, "workers must be at least 0"),
@@ -508,6 +522,7 @@ def test_streams_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     for bad in (
         lambda: FromBatches([torch.zeros(4, 2)], event=(2,)),  # type: ignore[arg-type]
         lambda: replayed(7),  # type: ignore[arg-type]
+        lambda: FromBatches(replayed([]), event=(2,), conditions=None),  # type: ignore[arg-type]
         lambda: FromBatches(replayed([]), event=2),  # type: ignore[arg-type]
         lambda: FromBatches(replayed([]), event=(2,), sharded="no"),  # type: ignore[arg-type]
     ):

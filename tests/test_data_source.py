@@ -138,10 +138,14 @@ def test_serving_refuses_at_once() -> None:
         ((0, 0), r"1 \.\. 5"),
         ((6, 0), r"1 \.\. 5"),
         ((2, 0, -1), "first_step must be at least 0"),
-        ((2, -1), "seed and index"),
+        ((2, -1), "seed must be at least 0"),
     ]:
         with pytest.raises(ValueError, match=words):
             data.serve(*arguments)
+    with pytest.raises(TypeError, match="rows must be a slice"):
+        data.serve(2, 0, rows=3)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="classes must be at least 0"):
+        as_source(data, -1)
 
 
 # Dropped conditions

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from copy import copy
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from .._checks import check_kind, check_number
 from .._identity import recipe
 from .batch import Batch
 from .order import stream
@@ -23,6 +24,7 @@ __all__ = ["Augmentation", "Augmented", "HorizontalFlip"]
 _FIRST = 1 << 62
 
 
+@runtime_checkable
 class Augmentation(Protocol):
     """A random change of images that a training sees more of, such as `HorizontalFlip`.
 
@@ -67,9 +69,7 @@ class HorizontalFlip:
     conditions = ()
 
     def __init__(self, p: float = 0.5) -> None:
-        if not 0 <= p <= 1:
-            raise ValueError(f"p must lie in [0, 1], got {p}")
-        self.p = p
+        self.p = check_number("p", p, 0.0, 1.0)
 
     def draw(self, batch: int, generator: np.random.Generator) -> Tensor:
         """Which images are mirrored, shape (batch,)."""
@@ -103,6 +103,7 @@ class Augmented:
     """
 
     def __init__(self, source: Source, augmentation: Augmentation) -> None:
+        check_kind("augmentation", augmentation, Augmentation, "HorizontalFlip()")
         self.source, self.augmentation = as_source(source), augmentation
         twice = set(self.source.conditions) & set(augmentation.conditions)
         if twice:

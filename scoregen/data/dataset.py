@@ -208,8 +208,8 @@ class Data:
             tensor([[-1., -1.],
                     [-1., -1.]])
         """
-        orders = order(len(self), batch, seed, first_step)
-        return (self._batch(part[rows], device) for part in orders)
+        orders = order(len(self), batch, seed, first_step, rows)
+        return (self._batch(part, device) for part in orders)
 
     def _batch(self, rows: np.ndarray, device: torch.device | str) -> Batch:
         x, label = self._rows(rows)

@@ -17,13 +17,14 @@ from tqdm.auto import tqdm
 from .._checks import check_count
 from .._identity import identity as digest
 from .batch import Batch
-from .items import Items, Stored
+from .items import Items, Stored, check_names
 from .order import order
 
 __all__ = ["FromDataset"]
 
 # What an identity is computed over; another number would make another identity of the same data.
 _CHUNK = 256
+_MOST = 1024
 
 
 class FromDataset:
@@ -83,7 +84,10 @@ class FromDataset:
         workers: int = 0,
     ) -> None:
         self.dataset, self.name, self.declared = dataset, name, identity
+        check_names(name, identity)
         self.workers = check_count("workers", workers, 0)
+        if self.workers > _MOST:
+            raise ValueError(f"workers must be at most {_MOST}, got {workers}")
         self.items = Items(x, conditions, bins, range, classes, mode, channels_last)
         self.size = _size(dataset)
         first = self._rows()[np.arange(1)]
@@ -151,8 +155,7 @@ class FromDataset:
         Raises:
             ValueError: If `batch` is not in 1 .. N, or `first_step` is negative.
         """
-        orders = order(self.size, batch, seed, first_step)
-        wanted = (part[rows] for part in orders)
+        wanted = order(self.size, batch, seed, first_step, rows)
         return (self.items.serve(stored, device) for stored in self._loader(wanted, device))
 
     def _rows(self) -> _Rows:
@@ -211,8 +214,10 @@ def _size(dataset: Any) -> int:
         if len(set(sizes.values())) != 1:
             raise ValueError(f"the arrays of a dataset must be of one length, got {sizes}")
         size = next(iter(sizes.values()))
-    elif isinstance(dataset, str) or not all(
-        hasattr(type(dataset), name) for name in ("__len__", "__getitem__")
+    elif (
+        isinstance(dataset, str)
+        or getattr(dataset, "shape", None) == ()
+        or not all(hasattr(type(dataset), name) for name in ("__len__", "__getitem__"))
     ):
         raise TypeError(
             "a dataset must have a length and items (__len__ and __getitem__), got "

@@ -13,7 +13,7 @@ from torch import Tensor
 __all__ = ["pixels", "read_images"]
 
 _IMAGES = {".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
-_MODES = ("L", "RGB", "RGBA", "I;16")
+MODES = ("L", "RGB", "RGBA", "I;16")
 
 
 def read_images(
@@ -44,8 +44,8 @@ def read_images(
         raise ImportError(
             "reading images needs pillow, which is not installed; pip install 'scoregen[data]'"
         ) from error
-    if mode is not None and mode not in _MODES:
-        raise ValueError(f"mode must be one of {', '.join(_MODES)}, got {mode!r}")
+    if mode is not None and mode not in MODES:
+        raise ValueError(f"mode must be one of {', '.join(MODES)}, got {mode!r}")
     files, label, names = _list_images(folder)
     images: list[np.ndarray] = []
     damage = (OSError, SyntaxError, ValueError, TypeError, KeyError, MemoryError, OverflowError)
@@ -105,7 +105,7 @@ def pixels(opened: Any, mode: str | None, file: Path | str) -> np.ndarray:
         if image.mode not in ("L", "RGB"):
             raise _WrongModeError(
                 f"images must be 8-bit grey or RGB, and {file} is of mode {image.mode}; say what "
-                f"to convert it to, by mode= one of {', '.join(_MODES)}"
+                f"to convert it to, by mode= one of {', '.join(MODES)}"
             )
         return np.asarray(image)
     deep = image.mode.startswith("I")

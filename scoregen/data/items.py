@@ -10,11 +10,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .._checks import check_count, check_flag
+from .._checks import check_choice, check_count, check_flag, check_kind, check_numbers, shown
 from ..models.conditions import expand, rows
 from .arrays import stacked, tensor_of
 from .batch import Batch
-from .images import pixels
+from .images import MODES, pixels
 from .levels import check_bins, check_levels, on_range
 
 __all__ = ["Items", "Stored"]
@@ -79,20 +79,24 @@ class Items:
     channels_last: bool = False
 
     def __post_init__(self) -> None:
-        if isinstance(self.conditions, str):
-            raise TypeError(f"conditions must be several names: ({self.conditions!r},)")
-        if self.conditions is not None and not isinstance(self.conditions, Mapping):
-            object.__setattr__(self, "conditions", {name: name for name in self.conditions})
+        check_kind("x", self.x, str, '"image"')
+        if self.mode is not None:
+            check_choice("mode", self.mode, MODES)
+        if self.conditions is not None:
+            object.__setattr__(self, "conditions", _keys(self.conditions))
         if self.classes is not None:
             check_count("classes", self.classes)
         check_flag("channels_last", self.channels_last)
         if self.bins is not None:
             check_bins(check_count("bins", self.bins))
-            if self.range not in (None, (-1, 1)):
+            if self.range is not None and check_numbers("range", self.range) != (-1, 1):
                 raise ValueError(f"levels are put on [-1, 1]; leave range={self.range} out")
             object.__setattr__(self, "range", (-1.0, 1.0))
-        if self.range is not None and not self.range[0] < self.range[1]:
-            raise ValueError(f"range must be (low, high) with low < high, got {self.range}")
+        if self.range is not None:
+            ends = check_numbers("range", self.range)
+            if len(ends) != 2 or not ends[0] < ends[1]:
+                raise ValueError(f"range must be (low, high) with low < high, got {ends}")
+            object.__setattr__(self, "range", ends)
 
     def with_classes(self, classes: int | None) -> Items:
         """The same, with the number of classes where it was not given."""
@@ -223,6 +227,19 @@ class Items:
         return label.to(torch.int64)
 
 
+def _keys(conditions: Mapping[str, str] | Sequence[str]) -> dict[str, str]:
+    """Name -> key, also of names alone."""
+    pairs = conditions
+    if isinstance(conditions, list | tuple):
+        pairs = dict(zip(conditions, conditions, strict=True))
+    if isinstance(pairs, Mapping) and all(isinstance(v, str) for p in pairs.items() for v in p):
+        return dict(pairs)
+    raise TypeError(
+        'conditions must be names, such as ("label",), or a dict of names and keys, such as '
+        f'{{"label": "digit"}}; got {shown(conditions)}'
+    )
+
+
 def _strings(value: Any) -> bool:
     return isinstance(value, list) and all(isinstance(v, str) for v in value)
 
@@ -236,3 +253,12 @@ def _gathered(value: Any, name: str) -> Any:
     if isinstance(value, list) and not _strings(value):
         return stacked(value, name)
     return value if _strings(value) else tensor_of(value, name)
+
+
+def check_names(name: object, identity: object) -> None:
+    """Refuse what cannot stand for the data in tables and files."""
+    check_kind("name", name, str, '"faces"')
+    if identity is not None:
+        check_kind("identity", identity, str, '"faces, version 1"')
+        if not identity:
+            raise ValueError("identity must not be empty: leave it out, or name the data")

@@ -47,7 +47,7 @@ class NonLeaking:
         upside_down: Whether images may be turned upside down.
 
     Raises:
-        ValueError: If p is not in [0, 1], or a size is negative.
+        ValueError: If p is not in [0, 1], or a size not in [0, 8].
 
     Source:
         Karras et al. (2022), 2206.00364, appendix F.2.
@@ -67,9 +67,8 @@ class NonLeaking:
     upside_down: bool = True
 
     def __post_init__(self) -> None:
-        check_number("p", self.p, 0.0, 1.0)
-        for name in ("scale", "stretch", "move"):
-            check_number(name, getattr(self, name), 0.0)
+        for name, most in (("p", 1.0), ("scale", 8.0), ("stretch", 8.0), ("move", 8.0)):
+            object.__setattr__(self, name, check_number(name, getattr(self, name), 0.0, most))
         check_flag("upside_down", self.upside_down)
 
     @property

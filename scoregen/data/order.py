@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from .._checks import check_count
+from .._checks import check_count, check_kind
 
 __all__ = ["order", "stream"]
 
@@ -33,7 +33,9 @@ def stream(seed: int, index: int = 0) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(key=np.array([seed, index], dtype=np.uint64)))
 
 
-def order(samples: int, batch: int, seed: int, first_step: int = 0) -> Iterator[np.ndarray]:
+def order(
+    samples: int, batch: int, seed: int, first_step: int = 0, part: slice = slice(None)
+) -> Iterator[np.ndarray]:
     """The rows of each batch, without end; step k depends on (seed, k) alone.
 
     One random order of all samples follows another, each drawn from (seed, epoch), so every sample
@@ -44,9 +46,10 @@ def order(samples: int, batch: int, seed: int, first_step: int = 0) -> Iterator[
         batch: Samples per step, at most the number there is.
         seed: Of the orders.
         first_step: The step to begin with.
+        part: Which rows of each batch are wanted.
 
     Raises:
-        ValueError: If `batch` is not in 1 .. `samples`, or `first_step` is negative.
+        ValueError: If `batch` is not in 1 .. `samples`, or `first_step` or `seed` is negative.
 
     Example:
         >>> rows = order(5, batch=2, seed=0)
@@ -56,8 +59,9 @@ def order(samples: int, batch: int, seed: int, first_step: int = 0) -> Iterator[
     batch, first_step = check_count("batch", batch, 0), check_count("first_step", first_step, 0)
     if not 0 < batch <= samples:
         raise ValueError(f"batch must be in 1 .. {samples}, the number of samples, got {batch}")
-    stream(seed)
-    return _orders(samples, batch, seed, first_step)
+    stream(check_count("seed", seed, 0))
+    check_kind("rows", part, slice, "slice(0, 16)")
+    return (rows[part] for rows in _orders(samples, batch, seed, first_step))
 
 
 def _orders(samples: int, batch: int, seed: int, first_step: int) -> Iterator[np.ndarray]:

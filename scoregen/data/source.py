@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import IterableDataset
 
+from .._checks import check_count
 from .batch import Batch
 from .datasets import FromDataset
 from .streams import once
@@ -107,6 +108,8 @@ def as_source(data: object, classes: int | None = None) -> Source:
         >>> as_source(np.zeros((5, 2), dtype=np.float32)).event
         (2,)
     """
+    if classes is not None:
+        check_count("classes", classes, 0)
     if isinstance(data, TakesClasses):
         return data.with_classes(classes)
     if isinstance(data, Source):

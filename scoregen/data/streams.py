@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 
-from .._checks import check_callable, check_count, check_counts, check_flag
+from .._checks import check_callable, check_count, check_counts, check_flag, check_kind
 from .batch import Batch
-from .items import Items
+from .items import Items, check_names
 from .order import stream
 
 __all__ = ["FromBatches", "once", "replayed"]
@@ -70,6 +70,8 @@ class FromBatches:
     ) -> None:
         check_callable("batches", batches, "(first_step) of an iterable, such as replayed(loader)")
         check_flag("sharded", sharded)
+        check_names(name, identity)
+        check_kind("conditions", conditions, (Mapping, tuple, list), '("label",)')
         self.batches, self.name, self.declared = batches, name, identity
         self.items = Items(x, conditions, bins, range, classes, None, channels_last)
         self.event = check_counts("event", event)
@@ -130,7 +132,8 @@ class FromBatches:
         """
         check_count("batch", batch)
         check_count("first_step", first_step, 0)
-        stream(seed)
+        stream(check_count("seed", seed, 0))
+        check_kind("rows", rows, slice, "slice(0, 16)")
         return self._serve(batch, first_step, rows, device)
 
     def _serve(

@@ -71,7 +71,7 @@ class Loop:
         self.run, self.data, self.settings = run, data, settings
         self.dropout, self.engine, self.kept = dropout, engine, kept
         self.writes = engine.rank == 0 and kept is not None
-        self.saved = run.done["step"]
+        self.first = self.saved = run.done["step"]
         self.whole = True
         self.ledger = Ledger(run.done, settings.patience)
         if kept is not None and self.writes and not self.saved:
@@ -219,10 +219,11 @@ class Loop:
 
     def _finish(self) -> None:
         """Make sure of the checkpoint; every process returns when it is there."""
-        if self.kept is not None:
+        # the same question on every process, which a look at the first one's files is not
+        if self.kept is not None and self.first == self.settings.steps:
+            average = self._checked()
             there = (self.kept.folder / "model").exists()
-            average = None if there else self._checked()
-            if self.writes and average is not None:
+            if self.writes and average is not None and not there:
                 self._checkpoint(average, "model")
         if self.engine.accelerator is not None:
             self.engine.accelerator.wait_for_everyone()

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+import re
 from pathlib import Path
 
 import pytest
 import torch
-from cases import F64, normal
+from cases import F64, benchmark, normal
 from torch import Tensor
 
 from scoregen import (
@@ -35,7 +36,6 @@ from scoregen import (
     load,
 )
 from scoregen.analysis import amplification, exact_flow
-from scoregen.grids import SinhLam
 from scoregen.models import Counted, Prediction
 from scoregen.noise import ReplayNoise, SampleNoise
 from scoregen.solvers import AngularAB, EulerStart
@@ -139,7 +139,10 @@ def test_exactness_is_declared_and_not_guessed() -> None:
         assert recommended(wrong, 20) == Sampler(UniPC(2), UniformLam(20))
     assert recommended(network(VPSDE()), 20).solver == EulerStart(UniPC(3))
     assert recommended(network(VPSDE()).given(), 20).solver == EulerStart(UniPC(3))
-    assert recommended(exact, 40) == Sampler(EulerStart(AngularAB(4, smooth_end=True)), SinhLam(40))
+    grid = Interior(50, None, 0.015, SinhSpacing(0.4, 0.85))
+    assert recommended(exact, 50) == Sampler(
+        EulerStart(AngularAB(4, smooth_end=True, bounded=False)), grid
+    )
     net = network(VPSDE()).net
     with pytest.raises(ValueError, match="StaticSDE"):
         recommended(ScoreNetwork(net, StaticSDE(), Eps()), 5)
@@ -222,3 +225,15 @@ def test_interior_by_its_formula() -> None:
 def test_grids_that_cannot_be_are_refused(bad: object) -> None:
     with pytest.raises(ValueError, match=r"steps|high|low|centre|rho|Interior"):
         bad()  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("name", ["gauss2", "gauss64"])
+def test_the_accuracy_page_tells_its_errors_for_exact_scores(name: str) -> None:
+    """A change of a solver once made them eight times larger than the page said."""
+    accuracy = benchmark("samplers/accuracy")
+    problem = accuracy.Problem(name, "VP", 64 if name == "gauss2" else 32)
+    _, _, part = accuracy.PAGE.read_text().partition(f"{name}, VP\n")
+    rows = re.findall(r"^\| (\d+) \| (\S+) \|", part.partition("\n#")[0], flags=re.M)
+    shown = {int(nfe): float(error) for nfe, error in rows}
+    for found in accuracy.recommended(problem, (5, 10, 20, 50)):
+        assert found.error == pytest.approx(shown[found.nfe], rel=0.06)

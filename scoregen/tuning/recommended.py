@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from .._checks import check_count
 from ..densities import Analytic
-from ..grids import SinhLam, UniformLam
+from ..grids import UniformLam
 from ..models import EDM, X0, ScoreModel, V, Velocity
 from ..processes import StaticSDE
 from ..sampling import Sampler
@@ -21,10 +21,12 @@ def recommended(model: ScoreModel, nfe: int) -> Sampler:
     | evaluations | network | exact density (`densities.Analytic`) |
     |---|---|---|
     | 1 to 5 | `IPNDM(3)`, 20 to 0.15, `VPTimeSpacing(2)` | `AngularAB(2)`, t_max to 0.15 |
-    | 6 to 12 | `IPNDM(3)`, 20 to 0.01, `SinhSpacing(0.6, 1.2)` | `AngularAB(4)`, t_max to 0.05 |
+    | 6 to 12 | `IPNDM(3)`, 40 (from 10 on 20) to 0.01, `SinhSpacing(0.6, 1.2)` | `AngularAB(4)`, \
+t_max to 0.05 |
     | 13 to 30 | `UniPC(2)`, `UniformLam`; from 14 on `UniPC(3)`, 100 to 0.005, for networks that \
 predict x0, v, a velocity or EDM's F | `AngularAB(4)`, t_max to 0.02 |
-    | more | `UniPC(2)`, `UniformLam` | `AngularAB(4)`, `SinhLam` |
+    | more | `UniPC(2)`, `UniformLam` | `AngularAB(4)`, t_max to 0.75 / nfe, \
+`SinhSpacing(0.4, 0.85)` |
 
     Ends are in sigma / alpha; where no spacing is named it is `SinhSpacing(0.3, 0.7)`; the exact
     ones have a smooth end. What is no `ScoreNetwork`, such as an energy, counts as an eps-network.
@@ -57,7 +59,8 @@ start=None, stop=0.0, margin=0.001))
     if nfe <= 5:
         return Sampler(IPNDM(3), Interior(nfe, 20.0, 0.15, VPTimeSpacing(2.0)))
     if nfe <= 12:
-        return Sampler(IPNDM(3), Interior(nfe, 20.0, 0.01, SinhSpacing(0.6, 1.2)))
+        high = 40.0 if nfe <= 9 else 20.0
+        return Sampler(IPNDM(3), Interior(nfe, high, 0.01, SinhSpacing(0.6, 1.2)))
     if 14 <= nfe <= 30 and parameterizations(model) <= {X0, V, Velocity, EDM}:
         return Sampler(EulerStart(UniPC(3)), Interior(nfe, 100.0, 0.005, SinhSpacing(0.3, 0.7)))
     return Sampler(UniPC(2), UniformLam(nfe))
@@ -66,9 +69,9 @@ start=None, stop=0.0, margin=0.001))
 def _exact(nfe: int) -> Sampler:
     spacing = SinhSpacing(0.3, 0.7)
     if nfe <= 5:
-        solver = EulerStart(AngularAB(2, smooth_end=True))
+        solver = EulerStart(AngularAB(2, smooth_end=True, bounded=False))
         return Sampler(solver, Interior(nfe, None, 0.15, spacing))
-    solver = EulerStart(AngularAB(4, smooth_end=True))
+    solver = EulerStart(AngularAB(4, smooth_end=True, bounded=False))
     if nfe <= 30:
         return Sampler(solver, Interior(nfe, None, 0.05 if nfe <= 12 else 0.02, spacing))
-    return Sampler(solver, SinhLam(nfe))
+    return Sampler(solver, Interior(nfe, None, 0.75 / nfe, SinhSpacing(0.4, 0.85)))

@@ -66,7 +66,7 @@ def networks(names: list[str]) -> dict[str, Network]:
 
 def usual(n: int) -> dict[str, sg.Sampler]:
     """Samplers as papers and other libraries have them, and the one that 0.1 recommended."""
-    angular = EulerStart(AngularAB(4, smooth_end=True))
+    angular = EulerStart(AngularAB(4, smooth_end=True, bounded=False))
     lam = sg.UniformLam(n)
     return {
         "recommended by 0.1": sg.Sampler(angular, SinhLam(n)),

@@ -341,6 +341,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--rounds", type=int, default=31)
     parser.add_argument("--steps", type=int, default=50)
+    parser.add_argument("--state", choices=list(STATES), help="this state alone")
     parser.add_argument("--out", type=Path, default=Path("runs/overhead"))
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -358,7 +359,8 @@ def main() -> None:
             print(f"{origin} is left out: {error}")
     counts = {f"scoregen/{k}": v for k, v in evaluations(options.steps).items()}
     report: dict[str, Any] = {"versions": versions(), "machine": platform.processor()}
-    for label, shape in STATES.items():
+    for label in [options.state] if options.state else STATES:
+        shape = STATES[label]
         few = options.rounds if len(shape) == 2 else max(3, options.rounds // 3)
         once = measure(
             {"net": lambda x: [x * 0.5 for _ in range(options.steps)]}, shape, options.steps, few

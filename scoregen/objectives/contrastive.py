@@ -42,8 +42,14 @@ def _dreamt(
             f"the negatives need an MCMC sampler at the objective's own time, t = {t:g}, such as "
             f"Sampler(MALA(step), Constant({t:g}, moves)); got {sampler.solver!r} from {first:g}"
         )
+    x, noise = x.detach(), TorchNoise(generator)
     with torch.no_grad(), evaluating(model):
-        return sampler.run(model, x.detach(), noise=TorchNoise(generator))
+        if x.device.type == "cpu":
+            return sampler.run(model, x, noise=noise)
+        # a device would have to be waited for; there the loss shows what is not finite
+        for step in sampler.iterate(model, x, noise=noise):
+            x = step.x
+        return x
 
 
 @dataclass(frozen=True)

@@ -81,4 +81,4 @@ def check_bins(bins: int) -> None:
     if bins < 2:
         raise ValueError(f"bins must be at least 2, got {bins}")
     if bins > 1 << 24:
-        raise ValueError(f"bins must be at most 2^24, which float32 tells apart, got {bins}")
+        raise ValueError(f"bins must be at most 2^24, the whole numbers of float32, got {bins}")

@@ -177,7 +177,7 @@ def fit(
         if watch is not None:
             look = Look(watch, source, known.classes, objective, folder, place)
             if watch.data is not None:
-                _check_conditions(model, as_source(watch.data), known)
+                _check_conditions(model, as_source(watch.data, known.classes), known)
         kept = Kept(folder, description, posthoc, look)
     elif posthoc is not None or watch is not None:
         raise ValueError("posthoc and watch write files: give fit a folder for them, out=...")

@@ -196,7 +196,7 @@ class Look:
         self.folder, self.place = folder, place
         self.batch: Batch | None = None
         if watch.data is not None:
-            held_out = as_source(watch.data)
+            held_out = as_source(watch.data, classes)
             if held_out.event != source.event:
                 raise ValueError(
                     f"the held-out data have the event {held_out.event}, and the data of the "

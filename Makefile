@@ -86,6 +86,7 @@ examples: $(BASE)  ## run the worked examples again
 	for f in benchmarks/examples/*.py; do $(BIN)/python $$f || exit 1; done
 
 figures: $(BASE)  ## the tables and plots of the likelihood and guidance pages
+	$(BIN)/python benchmarks/figures/accuracy_plots.py
 	$(BIN)/python benchmarks/figures/bound_limit.py
 	$(BIN)/python benchmarks/figures/guidance_digits.py
 	$(BIN)/python benchmarks/figures/inverse_problems.py --out docs/_generated/inverse_problems.txt

@@ -15,7 +15,7 @@ import pytest
 import scoregen as sg
 from scoregen.data import FromBatches, FromDataset, replayed
 
-PAGE = Path(__file__).resolve().parents[1] / "docs" / "train-on-your-images.md"
+PAGE = Path(__file__).resolve().parents[1] / "docs" / "tutorials" / "train-on-your-images.md"
 BLOCKS = re.findall(r"^```py\n(.*?)^```", PAGE.read_text(), re.M | re.S)
 LEVELS = np.random.default_rng(0).integers(0, 256, (64, 3, 16, 16), dtype=np.uint8)
 LABELS = np.arange(64) % 10

@@ -46,7 +46,7 @@ sys.addaudithook(refuse)
 # What is wider than the window or its own box, pictures that are missing, formulas left as text.
 MEASURE = """<script>addEventListener('load', async () => {
 if (window.MathJax) await MathJax.startup.promise;
-const boxes = [...document.querySelectorAll('.table-wrapper')];
+const boxes = [...document.querySelectorAll('.table-wrapper, .highlight-python pre')];
 const first = t => t.textContent.trim().slice(0, 30);
 const prose = [...document.querySelectorAll('p, li, td, h1, h2, h3')].filter(
   e => !e.querySelector('code') && !e.closest('[role="search"]'));

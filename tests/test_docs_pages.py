@@ -119,3 +119,21 @@ def test_links_to_other_sites_are_of_kinds_we_know() -> None:
     }
     assert sorted(link for link in found if not link.startswith(known)) == []
     assert all(re.fullmatch(r".*/abs/\d{4}\.\d{4,5}", link) for link in found if "arxiv" in link)
+
+
+# Pictures
+
+
+def test_the_plots_of_accuracy_are_of_the_columns_they_name() -> None:
+    plots = benchmark("figures/accuracy_plots")
+    text = plots.PAGE.read_text()
+    head = [cell.strip() for cell in re.findall(r"^\| NFE (.*)\|$", text, flags=re.M)[0].split("|")]
+    for name, column, _ in plots.LINES:  # the figure stands in a column of its own, or after a name
+        assert name in head[column - 1 : column + 1], name
+        for problem in plots.PROBLEMS:
+            for process in plots.PROCESSES:
+                table = plots.rows(text, f"{problem}, {process}")
+                assert [int(cells[0]) for cells in table] == [5, 8, 10, 15, 20, 30, 50, 100]
+                errors = [float(cells[column]) for cells in table]
+                assert errors[0] > 10 * errors[-1] > 0
+    assert len(plots.rows(text, "Fixed samplers")) > 10

@@ -62,7 +62,7 @@ def from_diffusers_vae(
         event: shape of one image.
 
     Returns:
-        (autoencoder, units): mean shift_factor (0 where the config has none) and std
+        The autoencoder and its units, of mean shift_factor (0 where the config has none) and std
         1 / scaling_factor in every channel.
 
     Raises:

@@ -1,11 +1,13 @@
 """The base class of solvers and the only sampling loop.
 
-Start with `Sampler(solver, grid)`; `Picard` runs the moves of one in parallel.
+Start with `Sampler(solver, grid)`; `Picard` runs the moves of one in parallel,
+`sharded` spreads a batch over ranks.
 """
 
 from .compiled import Compiled
 from .picard import Picard, PicardState
 from .sampler import Sampler, Step
+from .sharded import Sharded, sharded
 from .solver import Direction, EtaSolver, Solver, Wrapped
 
 __all__ = [
@@ -15,7 +17,9 @@ __all__ = [
     "Picard",
     "PicardState",
     "Sampler",
+    "Sharded",
     "Solver",
     "Step",
     "Wrapped",
+    "sharded",
 ]

@@ -16,7 +16,7 @@ from ..processes import Level
 from .solver import Solver
 
 
-def check_shape(shape: Sequence[int], dtype: object) -> tuple[int, ...]:
+def check_shape(shape: Sequence[int], dtype: object = torch.float32) -> tuple[int, ...]:
     """(batch, *event) of a state of this dtype."""
     if not len(shape := check_counts("shape", shape, 0)):
         raise ValueError("shape must be (batch, *event), got an empty one")
@@ -28,6 +28,8 @@ def check_shape(shape: Sequence[int], dtype: object) -> tuple[int, ...]:
 def check_rows(rows: Sequence[int] | None, batch: int) -> Sequence[int]:
     if rows is None:
         return range(batch)
+    if isinstance(rows, range) and rows.step == 1 and rows.start >= 0 and rows.stop <= batch:
+        return rows
     wanted = check_counts("rows", rows, 0)
     if wanted and max(wanted) >= batch:
         raise ValueError(f"rows must lie in [0, {batch}), got {max(wanted)}")

@@ -16,7 +16,7 @@ def levels_of(grid: Grid, sde: SDE, direction: Direction) -> list[Level]:
     """The n + 1 levels of a grid on a process, checked for a direction.
 
     Remembered where grid and process are values, which always give the same times: frozen
-    dataclasses. Whatever else may change, and is asked again.
+    dataclasses. Whatever else may change, and is found again.
     """
     find = _remembered if _is_value(grid) and _is_value(sde) else _found
     return list(find(grid, sde, direction))

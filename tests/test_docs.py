@@ -11,12 +11,14 @@ import io
 import itertools
 import math
 import re
+import shlex
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import tyro
 from cases import F64, Silent, mixture, normal, tensor
 from torch import Tensor
 
@@ -209,17 +211,27 @@ def commands(text: str) -> list[list[str]]:
             if language in ("bash", "sh", "shell") or (
                 language == "console" and line.startswith("$ ")
             ):
-                found.append(line.removeprefix("$ ").split(" #")[0].split())
+                found.append(shlex.split(line.removeprefix("$ ").split(" #")[0]))
     return [words for words in found if words and not words[0].startswith("#")]
 
 
+def inline_commands(text: str) -> list[list[str]]:
+    """The same of code within a sentence; of `scoregen sample | compare` each command."""
+    found = []
+    for code in re.findall(r"`((?:scoregen|make) [^`]*)`", FENCE.sub("", text)):
+        first, *others = code.split(" | ")
+        found.append(shlex.split(first))
+        found += [[found[-1][0], *shlex.split(other)] for other in others]
+    return [words for words in found if words[1] not in ("COMMAND", "...")]
+
+
 def wrong_commands(text: str) -> list[str]:
-    """Make targets, subcommands and their options that do not exist."""
+    """Make targets and subcommands that do not exist, and arguments that these do not take."""
     from scoregen.cli import COMMANDS
 
     targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), flags=re.M))
     wrong = []
-    for words in commands(text):
+    for words in [*commands(text), *inline_commands(text)]:
         if words[0] == "make":
             wrong += [
                 f"make {w}" for w in words[1:] if "=" not in w and w[0] != "-" and w not in targets
@@ -227,22 +239,32 @@ def wrong_commands(text: str) -> list[str]:
         elif words[0].split("/")[-1] == "scoregen" and len(words) > 1 and words[1][0] != "-":
             if words[1] not in COMMANDS:
                 wrong.append(f"scoregen {words[1]}")
-                continue
-            known = help_of(words[1])
-            options = [w.split("=")[0] for w in words[2:] if w.startswith("--")]
-            wrong += [
-                f"scoregen {words[1]} {o}" for o in options if not re.search(rf"{o}\b", known)
-            ]
+            elif len(words) > 2:  # without arguments it is only named
+                error = refused(words[1], tuple(words[2:]))
+                wrong += [f"scoregen {words[1]}: {error}"] if error else []
     return wrong
 
 
 @functools.cache
-def help_of(command: str) -> str:
-    from scoregen.cli import main
+def refused(command: str, arguments: tuple[str, ...]) -> str:
+    """What the parser of a subcommand has against its arguments; the command is not run."""
+    from scoregen.cli import COMMANDS
 
-    with contextlib.redirect_stdout(io.StringIO()) as shown, contextlib.suppress(SystemExit):
-        main([command, "--help"])
-    return shown.getvalue()
+    @functools.wraps(COMMANDS[command])
+    def nothing(*_: Any, **__: Any) -> None: ...
+
+    with (
+        contextlib.redirect_stderr(io.StringIO()) as shown,
+        contextlib.redirect_stdout(io.StringIO()),
+    ):
+        try:
+            tyro.cli(nothing, args=arguments, prog=f"scoregen {command}")
+        except SystemExit as left:
+            # without the title, the rules and the advice to read --help
+            lines = [line.strip() for line in shown.getvalue().splitlines()]
+            kept = [line for line in lines[1:] if line and not line.startswith(("-", "For full"))]
+            return " ".join(kept) if left.code else ""
+    return ""
 
 
 @pytest.mark.parametrize("page", [README, *PAGES], ids=lambda page: page.name)
@@ -253,7 +275,30 @@ def test_commands_on_a_page_exist(page: Path) -> None:
 def test_commands_that_do_not_exist_are_found() -> None:
     text = "```bash\nmake demo\nmake tea  # now\nscoregen sample --seed 1 \\\n  --sugar 2\n"
     text += "scoregen brew\npip install x\n```\n"
-    assert wrong_commands(text) == ["make tea", "scoregen sample --sugar", "scoregen brew"]
+    target, option, command = wrong_commands(text)
+    assert (target, command) == ("make tea", "scoregen brew")
+    assert option.startswith("scoregen sample: Unrecognized options: --sugar")
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "scoregen tune digits",
+        "scoregen tune digits --nfe 5",
+        "scoregen tune --nfe five",
+        "scoregen tune\n--nfe 5 --steps 3",
+        "scoregen sample | brew | ...",
+        "make tea",
+    ],
+)
+def test_a_wrong_command_within_a_sentence_is_found(code: str) -> None:
+    assert len(wrong_commands(f"Type `{code}`, then read `x`.")) == 1
+
+
+@pytest.mark.parametrize("code", ["scoregen tune --nfe 5", "scoregen COMMAND --help", "make lint"])
+def test_a_right_command_within_a_sentence_passes(code: str) -> None:
+    assert wrong_commands(f"Type `{code}`.") == []
+    assert wrong_commands("`scoregen versus` is named without its arguments") == []
 
 
 def test_the_readme_shows_the_two_commands_and_some_python() -> None:

@@ -17,7 +17,7 @@ PEERS := $(VENV)/.installed-peers
 
 .PHONY: help setup demo test test-slow test-peers lint types docs docs-run samplers examples figures \
 	bench mutants mutants-random kill evidence coverage browser speed gate few-steps flow-map \
-	flow-map-tables patches throughput gpu energies families workers fuzz wheel train clean
+	flow-map-tables patches cifar throughput gpu energies families workers fuzz wheel train clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | column -t -s '|' 2>/dev/null \
@@ -116,14 +116,19 @@ coverage: $(BASE)  ## coverage of the intervals of comparisons
 browser:  ## the browser that the tests of reports use (Debian)
 	apt-get update && apt-get install -y chromium
 
-speed: $(BASE)  ## noise, densities and import beside torch's own
+speed: $(BASE)  ## noise, densities and import beside torch's own, default noise beside k-diffusion's
 	$(BIN)/python benchmarks/samplers/speed.py
 
 gate: $(BASE)  ## train the two small networks that judge the samplers
 	$(BIN)/python benchmarks/training/train_gate.py
 
-patches: $(BASE)  ## train a U-Net on patches of photographs, for as long as you like
-	OMP_NUM_THREADS=$(WORKERS) $(BIN)/python benchmarks/training/train_patches.py
+MINUTES ?= 60
+patches: $(BASE)  ## train a U-Net on patches of photographs, goes on when started again: MINUTES=60
+	OMP_NUM_THREADS=$(WORKERS) $(BIN)/python benchmarks/training/train_patches.py --minutes $(MINUTES)
+
+cifar: $(BASE)  ## the same on CIFAR-10: FOLDER=cifar-10-batches-py MINUTES=60
+	OMP_NUM_THREADS=$(WORKERS) $(BIN)/python benchmarks/training/train_patches.py --cifar $(FOLDER) \
+		--minutes $(MINUTES) --out runs/cifar
 
 throughput: $(BASE)  ## steps a second of fit beside a bare loop
 	$(BIN)/python benchmarks/training/throughput.py

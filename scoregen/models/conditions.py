@@ -217,7 +217,8 @@ def fill(null: Any, like: Any, name: str, among: Kept | None = None) -> Any:
     if isinstance(null, Tensor):
         whole = moved(null, like.device).to(like.dtype)
     else:  # filled in on the device: a copy of the number would make the host wait
-        whole = like.new_full((), null)
+        number: Any = null
+        whole = like.new_full((), number)
     if whole.dim() and whole.dim() >= like.dim():
         return whole if among is None else _rows_of(f"{name} (its null)", whole, *among)
     try:

@@ -211,7 +211,7 @@ def reconstruct(
 ) -> ScoreModel:
     """The model with the average of any length, from the snapshots of a training.
 
-    The error is least between and near the stored lengths, 0.05 to 0.25 for those of `PostHoc`,
+    The error is least between and near the stored lengths, 0.03 to 0.20 for those of `PostHoc`,
     and grows below, where snapshots are further apart than the average is long.
 
     Args:

@@ -21,16 +21,17 @@ def recommended(model: ScoreModel, nfe: int) -> Sampler:
     | evaluations | network | exact density (`densities.Analytic`) |
     |---|---|---|
     | 1 to 5 | `IPNDM(3)`, 20 to 0.15, `VPTimeSpacing(2)` | `AngularAB(2)`, t_max to 0.15 |
-    | 6 to 12 | `IPNDM(3)`, 40 (from 10 on 20) to 0.01, `SinhSpacing(0.6, 1.2)` | `AngularAB(4)`, \
-t_max to 0.05 |
+    | 6 to 12 | `IPNDM(3)`, 40 to 0.01, `SinhSpacing(0.6, 1.2)`; from 10 on `AngularAB(2)`, 60 to \
+0.01 | `AngularAB(4)`, t_max to 0.05 |
     | 13 to 30 | `UniPC(2)`, `UniformLam`; from 14 on `UniPC(3)`, 100 to 0.005, for networks that \
 predict x0, v, a velocity or EDM's F | `AngularAB(4)`, t_max to 0.02 |
     | more | `UniPC(2)`, `UniformLam` | `AngularAB(4)`, t_max to 0.75 / nfe, \
 `SinhSpacing(0.4, 0.85)` |
 
     Ends are in sigma / alpha; where no spacing is named it is `SinhSpacing(0.3, 0.7)`; the exact
-    ones have a smooth end. What is no `ScoreNetwork`, such as an energy, counts as an eps-network.
-    Every sampler ends with a move to 0, and all evaluations are counted. For networks the weights
+    ones have a smooth end and weights without bound. What is no `ScoreNetwork`, such as an energy,
+    counts as an eps-network. Every sampler ends with a move to 0, and all evaluations are counted.
+    For networks the weights
     stay of the size of a move: from 10 evaluations on, an error in one evaluation's eps reaches
     data of standard deviation 1/2 with a gain of at most 1 (`scoregen.analysis.amplification`). An
     exact density has no error to enlarge, and gets the method of highest order, whose gain is 8 and
@@ -58,9 +59,11 @@ start=None, stop=0.0, margin=0.001))
         return _exact(nfe)
     if nfe <= 5:
         return Sampler(IPNDM(3), Interior(nfe, 20.0, 0.15, VPTimeSpacing(2.0)))
+    if nfe <= 9:
+        return Sampler(IPNDM(3), Interior(nfe, 40.0, 0.01, SinhSpacing(0.6, 1.2)))
     if nfe <= 12:
-        high = 40.0 if nfe <= 9 else 20.0
-        return Sampler(IPNDM(3), Interior(nfe, high, 0.01, SinhSpacing(0.6, 1.2)))
+        solver = EulerStart(AngularAB(2))
+        return Sampler(solver, Interior(nfe, 60.0, 0.01, SinhSpacing(0.6, 1.2)))
     if 14 <= nfe <= 30 and parameterizations(model) <= {X0, V, Velocity, EDM}:
         return Sampler(EulerStart(UniPC(3)), Interior(nfe, 100.0, 0.005, SinhSpacing(0.3, 0.7)))
     return Sampler(UniPC(2), UniformLam(nfe))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,7 +45,7 @@ class Sharded:
                 "change its answer: give each rank a seed and a whole population of its own"
             )
 
-    def rows(self, batch: int) -> range:
+    def rows(self, batch: int) -> Sequence[int]:
         """The rows of a batch that this rank makes: consecutive, as many as elsewhere up to one."""
         check_count("batch", batch, 0)
         return range(self.rank * batch // self.world, (self.rank + 1) * batch // self.world)

@@ -150,7 +150,11 @@ def test_any_shape(event: tuple[int, ...], batch: int) -> None:
 
 @pytest.mark.parametrize(
     ("solver", "least"),
-    [(EulerMaruyama(), 0.8), (StochasticHeun(), 0.8), (SDEDPMSolverPP2S(), 0.8)],
+    [
+        (EulerMaruyama(), 0.8),
+        (StochasticHeun(), 0.8),
+        pytest.param(SDEDPMSolverPP2S(), 0.8, marks=pytest.mark.slow),
+    ],
 )
 def test_n_and_2n_steps_share_the_path(solver: Any, least: float) -> None:
     """Strong errors on a mixture fall with the steps; with fresh draws they would not."""

@@ -67,6 +67,7 @@ def test_trades_are_accepted_at_their_rate(ratio: float, d: int, exact: float) -
     assert float(moved.double().mean()) == pytest.approx(exact, abs=6 * 0.5 / math.sqrt(n))
 
 
+@pytest.mark.slow
 def test_chains_cross_between_modes_that_one_level_keeps_apart() -> None:
     """Modes at -3 and 3 with weights .2 and .8, all chains started in the smaller one."""
     target = GaussianMixture(

@@ -356,7 +356,7 @@ def chain_law(model: Gaussian, times, variance: str):
     return problems.affine_law(Sampler(Ancestral(variance), times), model, len(model.mean))
 
 
-@pytest.mark.parametrize("variance", ["small", "large"])
+@pytest.mark.parametrize("variance", ["small", pytest.param("large", marks=pytest.mark.slow)])
 def test_particles_reach_the_posterior_of_their_chain(variance: str) -> None:
     """On a coarse chain, whose own law is far from the data's: the target is that law given y."""
     model, grid = problems.data(VPSDE()), UniformLam(12)

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
@@ -138,6 +138,7 @@ def test_the_volume_change_is_the_determinant_of_the_flow() -> None:
     shift=st.floats(-2.0, 2.0),
     seed=st.integers(0, 100),
 )
+@settings(max_examples=10)
 def test_log_prob_of_any_gaussian(log_scale: float, shift: float, seed: int) -> None:
     model = Gaussian(VPSDE(), torch.tensor([shift, 0.0]), math.exp(log_scale))
     x = model.sample(2, generator=seed)

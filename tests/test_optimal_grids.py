@@ -192,6 +192,7 @@ def test_optimising_is_quick() -> None:
 # ---- along reference trajectories -----------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_trajectory_grid_beats_named_grids_on_a_mixture() -> None:
     sde = EDMSDE()
     model = mixture(sde)

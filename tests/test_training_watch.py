@@ -161,7 +161,7 @@ def test_the_best_checkpoint_stays_when_the_loss_rises(tmp_path: Path) -> None:
     assert card(tmp_path / "model")["steps"] == 60
 
 
-@pytest.mark.parametrize("stop", [3, 7])
+@pytest.mark.parametrize("stop", [3, pytest.param(7, marks=pytest.mark.slow)])
 def test_a_stopped_training_ends_with_the_same_files(stop: int, tmp_path: Path) -> None:
     def run(out: Path, stop: int | None) -> ScoreNetwork:
         net = small()

@@ -350,6 +350,7 @@ def test_the_parts_are_what_is_left_when_the_rest_is_exact() -> None:
     assert (single.steps, single.nfe) == (1, 1)
 
 
+@pytest.mark.slow
 def test_the_table_and_the_plot_are_written(tmp_path: Path) -> None:
     samplers = {"ddim": Sampler(DDIM(), Karras(8)), "heun": Sampler(KarrasHeun(), Karras(8))}
     rows = analyse(samplers, EDMSDE(), VARIANCES, [8, 16], tmp_path / "new" / "folder")

@@ -243,6 +243,7 @@ def test_an_autoregressive_density_is_the_product_of_its_conditionals() -> None:
         assert abs(total - 1) < 1e-3
 
 
+@pytest.mark.slow
 def test_mala_leaves_a_flow_invariant() -> None:
     """Exact draws moved by MALA on -log p keep the moments, at six standard errors."""
     model = flows()[0]

@@ -109,6 +109,7 @@ def test_hyvarinen_on_gaussians(exact: bool) -> None:
     torch.testing.assert_close(loss.detach(), wanted, rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.slow
 def test_sliced_is_implicit_on_average() -> None:
     with torch.random.fork_rng():
         torch.manual_seed(0)

@@ -268,6 +268,7 @@ def test_a_batch_mate_moves_nothing_beyond_the_tolerance() -> None:
                                rtol=0)  # fmt: skip
 
 
+@pytest.mark.slow
 def test_networks_of_images_and_labels_pass() -> None:
     with torch.random.fork_rng():
         torch.manual_seed(0)

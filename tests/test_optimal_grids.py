@@ -165,6 +165,7 @@ def test_the_optimum_is_one() -> None:
             assert distance(moved) > 0.995 * best
 
 
+@pytest.mark.slow
 def test_optimal_grids_are_grids() -> None:
     """Between interior levels, on a rectified flow below t_max, for other solvers, and resized."""
     grid = OptimalGaussian(6, (0.1, 1.0), stop=0.1, start=10.0)

@@ -224,6 +224,7 @@ def test_bfloat16_trains_float32_weights_and_resumes_exactly(
     assert torch.equal(weights(half), weights(again))
 
 
+@pytest.mark.slow
 def test_a_compiled_network_trains_the_same_and_resumes_as_a_plain_one(tmp_path: Path) -> None:
     plain, compiled = model(), model()
     compiled.net = torch.compile(compiled.net, backend="aot_eager")

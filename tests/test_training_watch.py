@@ -149,6 +149,7 @@ def test_watching_changes_no_bit_and_leaves_what_it_says(tmp_path: Path) -> None
     assert (tmp_path / "training.png").read_bytes()[:4] == b"\x89PNG"
 
 
+@pytest.mark.slow
 def test_the_best_checkpoint_stays_when_the_loss_rises(tmp_path: Path) -> None:
     """Trained towards one law and judged on another, the loss rises from some step on."""
     watch = Watch(every=20, data=Data(torch.zeros(40, 2)), samples=40)
@@ -189,6 +190,7 @@ def test_a_stopped_training_ends_with_the_same_files(stop: int, tmp_path: Path) 
     assert equal(bits(reconstruct(tmp_path / "a", 0.15)), bits(reconstruct(tmp_path / "b", 0.15)))
 
 
+@pytest.mark.slow
 def test_a_new_training_in_the_folder_of_an_old_one_starts_clean(tmp_path: Path) -> None:
     watch = Watch(every=4, data=Data(moons(50, 9)), samples=40)
     train(small(), out=tmp_path, watch=watch, posthoc=PostHoc(4))

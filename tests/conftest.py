@@ -40,7 +40,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """The thousands of collected tests stay: the collector need not look at them again and again."""
+    """The collected tests stay: the garbage collector need not look at them again and again."""
     gc.collect()
     gc.freeze()
 

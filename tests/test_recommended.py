@@ -39,7 +39,7 @@ from scoregen.analysis import amplification, exact_flow
 from scoregen.models import Counted, Prediction
 from scoregen.noise import ReplayNoise, SampleNoise
 from scoregen.solvers import AngularAB, EulerStart
-from scoregen.tuning import Interior, SinhSpacing, VPTimeSpacing, recommended
+from scoregen.tuning import Interior, SinhSpacing, VPTimeSpacing, load_sampler, recommended
 
 GATE = Path(__file__).resolve().parents[1] / "benchmarks" / "samplers" / "data"
 BUDGETS = (1, 2, 5, 6, 12, 13, 14, 31)
@@ -240,3 +240,11 @@ def test_the_accuracy_page_has_its_errors_for_exact_scores(
     shown = {int(nfe): float(error) for nfe, error in rows}
     for found in accuracy.recommended(problem, (5, 10, 20, 50)):
         assert found.error == pytest.approx(shown[found.nfe], rel=0.06)
+
+
+def test_the_fitted_sampler_of_the_demo_is_of_the_bundled_network() -> None:
+    """A changed network or setting would stop the demo: fit it again, as demo.py says."""
+    sampler = load_sampler(GATE / "digits_v_5.json", digits_model())
+    label = torch.arange(4)
+    x = sampler.sample(digits_model(), (4, 1, 8, 8), condition={"label": label})
+    assert bool(x.isfinite().all())

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from .._checks import check_choice
 from .._files import digest
+from .._identity import recipe
 from ..grids import Times
 from ..models import Prediction, ScoreModel, ScoreNetwork
 from ..models.base import Given
@@ -20,7 +21,6 @@ from ..models.parameterization import X0, Eps, LearnedVariance, Score
 from ..noise import Noise
 from ..processes import SDE, Level
 from ..sampling import Sampler, Solver
-from ..training.checkpoint import fingerprint
 
 __all__ = ["Fit", "Tuned"]
 
@@ -269,15 +269,22 @@ def identity(model: ScoreModel) -> tuple[str, Condition]:
 
 
 def _with_settings(model: ScoreModel) -> str:
-    """`fingerprint`, and every plain attribute of every module, private ones included.
+    """Weights, code of your own, and every plain attribute of every module, private ones included.
 
-    The scale of a guidance, which decides the result as weights do, is such an attribute.
+    The scale of a guidance, which decides the result as weights do, is such an attribute. Libraries
+    count by name alone: a fitted sampler outlives an update.
     """
     # "predict" stands among the attributes while evaluations are counted
     machinery = {*vars(torch.nn.Module()), "predict"}
-    lines = [fingerprint(model)]
+    held = [*model.named_parameters(), *model.named_buffers()]
+    lines = [digest(held), recipe(model, "the network")]
     for name, module in model.named_modules():
-        own = {k: v for k, v in vars(module).items() if k not in machinery}
+        # whether activations are kept or computed again changes no number
+        own = {
+            k: v
+            for k, v in vars(module).items()
+            if k not in machinery and not (k == "checkpoint" and isinstance(v, bool))
+        }
         lines.append(f"{name} {type(module).__qualname__} {_text(own)}")
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:12]
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .._rows import moved
 from .batch import Batch
-from .levels import check_bins, check_levels, on_range
+from .levels import beyond, check_bins, check_levels, on_range
 from .order import order, stream
 from .units import Units
 
@@ -326,13 +326,10 @@ def _check_label(label: Tensor, n: int) -> None:
 def _check_range(x: Tensor, low: float, high: float) -> None:
     if not low < high:
         raise ValueError(f"range must be (low, high) with low < high, got ({low}, {high})")
-    least, most = float(x.min()), float(x.max())
-    # The bounds are compared as x would hold them: 0.1 in float32 exceeds 0.1.
-    ends = torch.tensor([low, high], dtype=x.dtype).tolist()
-    if least < ends[0] or most > ends[1]:
+    if found := beyond(x, low, high):
         raise ValueError(
-            f"values must stay in the declared range [{low}, {high}], got {least} .. {most}; "
-            "8-bit images are put on [-1, 1] by from_levels(x, bins=256)"
+            f"values must stay in the declared range [{low}, {high}], got {found[0]} .. "
+            f"{found[1]}; 8-bit images are put on [-1, 1] by from_levels(x, bins=256)"
         )
 
 

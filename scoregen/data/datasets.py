@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import signal
 from collections.abc import Iterator, Mapping, Sequence
-from copy import copy
 from typing import Any
 
 import numpy as np
@@ -17,7 +16,7 @@ from tqdm.auto import tqdm
 from .._checks import check_count
 from .._identity import identity as digest
 from .batch import Batch
-from .items import Items, Stored, check_names
+from .items import Items, ItemSource, Stored
 from .order import order
 
 __all__ = ["FromDataset"]
@@ -27,7 +26,7 @@ _CHUNK = 256
 _MOST = 1024
 
 
-class FromDataset:
+class FromDataset(ItemSource):
     """Samples of a map-style dataset: anything with a length and items.
 
     The same samples, seed and batch train the same bits as from `Data`, for every number of
@@ -66,8 +65,6 @@ class FromDataset:
                 [-1.,  1.]])
     """
 
-    units = None
-
     def __init__(
         self,
         dataset: Any,
@@ -83,12 +80,13 @@ class FromDataset:
         identity: str | None = None,
         workers: int = 0,
     ) -> None:
-        self.dataset, self.name, self.declared = dataset, name, identity
-        check_names(name, identity)
+        super().__init__(
+            Items(x, conditions, bins, range, classes, mode, channels_last), name, identity
+        )
+        self.dataset = dataset
         self.workers = check_count("workers", workers, 0)
         if self.workers > _MOST:
             raise ValueError(f"workers must be at most {_MOST}, got {workers}")
-        self.items = Items(x, conditions, bins, range, classes, mode, channels_last)
         self.size = _size(dataset)
         first = self._rows()[np.arange(1)]
         self.event = tuple(first.x.shape[1:])
@@ -99,30 +97,6 @@ class FromDataset:
 
     def __len__(self) -> int:
         return self.size
-
-    @property
-    def range(self) -> tuple[float, float] | None:
-        """The interval the values cannot leave, if there is one."""
-        return self.items.range
-
-    @property
-    def bins(self) -> int | None:
-        """The number of levels; None for continuous data."""
-        return self.items.bins
-
-    @property
-    def classes(self) -> int:
-        """Number of classes as declared; 0 without labels, or where it is the network's."""
-        return (self.items.classes or 0) if "label" in self.conditions else 0
-
-    def with_classes(self, classes: int | None) -> FromDataset:
-        """The same source, its labels checked against a number of classes, if none was given."""
-        other = copy(self)
-        other.items = self.items.with_classes(classes)
-        return other
-
-    def mean_square(self) -> None:
-        """Not known before the samples are read."""
 
     def identity(self) -> str:
         """The declared one, or SHA-256 over all samples and conditions, which are read once."""

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor
@@ -15,7 +16,7 @@ from ..models.conditions import expand, rows
 from .arrays import stacked, tensor_of
 from .batch import Batch
 from .images import MODES, pixels
-from .levels import check_bins, check_levels, on_range
+from .levels import beyond, check_bins, check_levels, on_range
 
 __all__ = ["Items", "Stored"]
 
@@ -192,8 +193,11 @@ class Items:
                 )
             if not bool(x.isfinite().all()):
                 raise ValueError("the samples must be finite, got NaN or infinity")
-            if self.range is not None:
-                self._check_range(x, *self.range)
+            if self.range is not None and (found := beyond(x, *self.range)):
+                raise ValueError(
+                    f"values must stay in the declared range {self.range}, got {found[0]:g} .. "
+                    f"{found[1]:g}"
+                )
         elif floating:
             raise TypeError(
                 f"bins={self.bins} is for whole numbers, and the samples are {x.dtype}; return "
@@ -204,15 +208,6 @@ class Items:
         if "label" in condition:
             condition = {**condition, "label": self._label(condition["label"])}
         return Stored(x.contiguous(), condition)
-
-    def _check_range(self, x: Tensor, low: float, high: float) -> None:
-        # The bounds are compared as x would hold them: 0.1 in float32 exceeds 0.1.
-        low, high = torch.tensor([low, high], dtype=x.dtype).tolist()
-        least, most = float(x.min()), float(x.max())
-        if least < low or most > high:
-            raise ValueError(
-                f"values must stay in the declared range {self.range}, got {least:g} .. {most:g}"
-            )
 
     def _label(self, label: Any) -> Tensor:
         if not isinstance(label, Tensor) or label.is_floating_point() or label.dtype == torch.bool:
@@ -255,10 +250,46 @@ def _gathered(value: Any, name: str) -> Any:
     return value if _strings(value) else tensor_of(value, name)
 
 
-def check_names(name: object, identity: object) -> None:
-    """Refuse what cannot stand for the data in tables and files."""
-    check_kind("name", name, str, '"faces"')
-    if identity is not None:
-        check_kind("identity", identity, str, '"faces, version 1"')
-        if not identity:
-            raise ValueError("identity must not be empty: leave it out, or name the data")
+class ItemSource:
+    """What sources of a user's items have in common.
+
+    Args:
+        items: How they are read.
+        name: What tables and checkpoints call the data.
+        declared: What stands for their content; None where nothing does.
+    """
+
+    units = None
+    conditions: tuple[str, ...]
+
+    def __init__(self, items: Items, name: str, declared: str | None) -> None:
+        check_kind("name", name, str, '"faces"')
+        if declared is not None:
+            check_kind("identity", declared, str, '"faces, version 1"')
+            if not declared:
+                raise ValueError("identity must not be empty: leave it out, or name the data")
+        self.items, self.name, self.declared = items, name, declared
+
+    @property
+    def range(self) -> tuple[float, float] | None:
+        """The interval the values cannot leave, if there is one."""
+        return self.items.range
+
+    @property
+    def bins(self) -> int | None:
+        """The number of levels; None for continuous data."""
+        return self.items.bins
+
+    @property
+    def classes(self) -> int:
+        """Number of classes as declared; 0 without labels, or where it is the network's."""
+        return (self.items.classes or 0) if "label" in self.conditions else 0
+
+    def with_classes(self, classes: int | None) -> Self:
+        """The same source, its labels checked against a number of classes, if none was given."""
+        other = copy(self)
+        other.items = self.items.with_classes(classes)
+        return other
+
+    def mean_square(self) -> None:
+        """Not known before the samples are read."""

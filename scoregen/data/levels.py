@@ -40,6 +40,14 @@ def check_levels(levels: Tensor, bins: int) -> None:
             raise ValueError(f"levels must lie in 0 .. {bins - 1}, got {low} .. {high}")
 
 
+def beyond(x: Tensor, low: float, high: float) -> tuple[float, float] | None:
+    """The least and the largest value of x, if one of them lies outside of [low, high]."""
+    least, most = float(x.min()), float(x.max())
+    # The bounds are compared as x would hold them: 0.1 in float32 exceeds 0.1.
+    low, high = torch.tensor([low, high], dtype=x.dtype).tolist()
+    return (least, most) if least < low or most > high else None
+
+
 def on_range(levels: Tensor, bins: int) -> Tensor:
     # In this order the two ends come out as -1 and 1 exactly. The divisor is a tensor of the
     # device, since CUDA multiplies by the reciprocal of a number, whose last bit differs.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from copy import copy
 from itertools import chain, islice
 from typing import Any
 
@@ -11,13 +10,13 @@ import torch
 
 from .._checks import check_callable, check_count, check_counts, check_flag, check_kind
 from .batch import Batch
-from .items import Items, check_names
+from .items import Items, ItemSource
 from .order import stream
 
 __all__ = ["FromBatches", "once", "replayed"]
 
 
-class FromBatches:
+class FromBatches(ItemSource):
     """Batches that something else puts together, such as webdataset or a loader of one's own.
 
     What is read, in which order, is decided by the iterable alone: `seed` does not reach it. A
@@ -51,8 +50,6 @@ class FromBatches:
         tensor(1.)
     """
 
-    units = None
-
     def __init__(
         self,
         batches: Callable[[int], Iterable[Any]],
@@ -70,40 +67,17 @@ class FromBatches:
     ) -> None:
         check_callable("batches", batches, "(first_step) of an iterable, such as replayed(loader)")
         check_flag("sharded", sharded)
-        check_names(name, identity)
         check_kind("conditions", conditions, (Mapping, tuple, list), '("label",)')
-        self.batches, self.name, self.declared = batches, name, identity
-        self.items = Items(x, conditions, bins, range, classes, None, channels_last)
+        super().__init__(
+            Items(x, conditions, bins, range, classes, None, channels_last), name, identity
+        )
+        self.batches = batches
         self.event = check_counts("event", event)
         self.conditions = tuple(self.items.conditions or ())
         self.sharded = sharded
 
     def __repr__(self) -> str:
         return f"FromBatches({self.name!r}: samples of shape {self.event})"
-
-    @property
-    def range(self) -> tuple[float, float] | None:
-        """The interval the values cannot leave, if there is one."""
-        return self.items.range
-
-    @property
-    def bins(self) -> int | None:
-        """The number of levels; None for continuous data."""
-        return self.items.bins
-
-    @property
-    def classes(self) -> int:
-        """Number of classes as declared; 0 without labels, or where it is the network's."""
-        return (self.items.classes or 0) if "label" in self.conditions else 0
-
-    def with_classes(self, classes: int | None) -> FromBatches:
-        """The same source, its labels checked against a number of classes, if none was given."""
-        other = copy(self)
-        other.items = self.items.with_classes(classes)
-        return other
-
-    def mean_square(self) -> None:
-        """Not known before the samples are read."""
 
     def identity(self) -> str | None:
         """As declared; None without."""

@@ -8,6 +8,14 @@ changes, the weights, so that a training that goes on finds its own.
 
 from .installed import library
 from .reader import IdentityError, identity
-from .recipe import modules_within, recipe, structure
+from .recipe import machinery, modules_within, recipe, structure
 
-__all__ = ["IdentityError", "identity", "library", "modules_within", "recipe", "structure"]
+__all__ = [
+    "IdentityError",
+    "identity",
+    "library",
+    "machinery",
+    "modules_within",
+    "recipe",
+    "structure",
+]

@@ -107,12 +107,24 @@ def _reached(thing: Any) -> list[tuple[str, Any]]:
     return finder.found
 
 
-def _settings(module: nn.Module) -> Iterator[tuple[str, str]]:
+def machinery(module: nn.Module) -> set[str]:
+    """Attributes that decide nothing: torch's own, and those that the class declares so.
+
+    A class lists in `_changes_no_number` the settings that cost or spare time and memory alone.
+
+    >>> sorted(machinery(nn.Identity())) == sorted({*vars(nn.Module()), "_is_torch_compile"})
+    True
+    """
+    declared: tuple[str, ...] = getattr(type(module), "_changes_no_number", ())
     # torch.compile marks the module inside too
-    machinery = {*vars(nn.Module()), "training", "_is_torch_compile"}
+    return {*vars(nn.Module()), "_is_torch_compile", *declared}
+
+
+def _settings(module: nn.Module) -> Iterator[tuple[str, str]]:
+    without = machinery(module)
     for key, value in vars(module).items():
-        if key in machinery or (key == "checkpoint" and isinstance(value, bool)):
-            continue  # whether activations are kept or computed again changes no number
+        if key in without:
+            continue
         inside = [part for _, part in _reached(value)]
         if any(isinstance(part, Tensor | np.ndarray | nn.Module) for part in inside):
             continue

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from einops import rearrange
@@ -137,6 +137,8 @@ class UNet(nn.Module):
         >>> net(x, torch.tensor([0.5, 1.0]), label=torch.tensor([3, 10])).shape
         torch.Size([2, 3, 7, 9])
     """
+
+    _changes_no_number: ClassVar = ("checkpoint",)
 
     def __init__(
         self,

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from .._checks import check_choice
 from .._files import digest
-from .._identity import recipe
+from .._identity import machinery, recipe
 from ..grids import Times
 from ..models import Prediction, ScoreModel, ScoreNetwork
 from ..models.base import Given
@@ -274,17 +274,12 @@ def _with_settings(model: ScoreModel) -> str:
     The scale of a guidance, which decides the result as weights do, is such an attribute. Libraries
     count by name alone: a fitted sampler outlives an update.
     """
-    # "predict" stands among the attributes while evaluations are counted
-    machinery = {*vars(torch.nn.Module()), "predict"}
     held = [*model.named_parameters(), *model.named_buffers()]
     lines = [digest(held), recipe(model, "the network")]
     for name, module in model.named_modules():
-        # whether activations are kept or computed again changes no number
-        own = {
-            k: v
-            for k, v in vars(module).items()
-            if k not in machinery and not (k == "checkpoint" and isinstance(v, bool))
-        }
+        # "predict" stands among the attributes while evaluations are counted
+        without = {*machinery(module), "predict"}
+        own = {k: v for k, v in vars(module).items() if k not in without}
         lines.append(f"{name} {type(module).__qualname__} {_text(own)}")
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:12]
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -38,21 +37,7 @@ from scoregen.training.posthoc import gamma_of
 IMAGES = Data(torch.linspace(-1, 1, 40 * 16).reshape(40, 1, 4, 4).sin(), range=(-1, 1))
 
 
-@pytest.fixture(autouse=True)
-def _own_generator() -> Iterator[None]:
-    """Networks draw their first weights from the global generator, here from a copy of it."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        yield
-
-
-@pytest.fixture
-def accelerate() -> Iterator[Any]:
-    """The package, whose settings of a process are forgotten before and afterwards."""
-    package = pytest.importorskip("accelerate")
-    package.state.AcceleratorState._reset_state(True)
-    yield package
-    package.state.AcceleratorState._reset_state(True)
+pytestmark = pytest.mark.usefixtures("own_generator")
 
 
 def small(seed: int = 0, **change: Any) -> ScoreNetwork:
@@ -188,6 +173,13 @@ def test_a_stopped_training_ends_with_the_same_files(stop: int, tmp_path: Path) 
     steps = [row["steps"] for row in read(tmp_path / "b" / "log.jsonl") if "steps" in row]
     assert sum(steps) == 12
     assert equal(bits(reconstruct(tmp_path / "a", 0.15)), bits(reconstruct(tmp_path / "b", 0.15)))
+
+
+def test_held_out_batches_of_an_iterator_are_used_from_the_first(tmp_path: Path) -> None:
+    """One batch is there, and checking what was given must not use it up."""
+    watch = Watch(every=2, data=iter([moons(40, 9)]), samples=40, levels=2)  # type: ignore[arg-type]
+    train(small(), steps=2, watch=watch, out=tmp_path)
+    assert len(read(tmp_path / "log.jsonl")[-1]["levels"]) == 2
 
 
 @pytest.mark.slow

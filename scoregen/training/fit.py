@@ -176,8 +176,8 @@ def fit(
         look = None
         if watch is not None:
             look = Look(watch, source, known.classes, objective, folder, place)
-            if watch.data is not None:
-                _check_conditions(model, as_source(watch.data, known.classes), known)
+            if look.held_out is not None:
+                _check_conditions(model, look.held_out, known)
         kept = Kept(folder, description, posthoc, look)
     elif posthoc is not None or watch is not None:
         raise ValueError("posthoc and watch write files: give fit a folder for them, out=...")

@@ -160,7 +160,7 @@ class Watch:
         if self.sampler is not None:
             check_kind("sampler", self.sampler, Sampler, "Sampler(DDIM(), UniformLam(20))")
         if self.data is not None:
-            as_source(self.data)
+            object.__setattr__(self, "data", as_source(self.data))
         elif self.sampler is None:
             raise ValueError("Watch needs something to look at: data=..., sampler=..., or both")
 
@@ -194,12 +194,13 @@ class Look:
             raise ImportError("Watch draws with matplotlib: pip install 'scoregen[bench]'")
         self.watch, self.source, self.classes = watch, source, classes
         self.folder, self.place = folder, place
+        self.held_out: Source | None = None
         self.batch: Batch | None = None
         if watch.data is not None:
-            held_out = as_source(watch.data, classes)
-            if held_out.event != source.event:
+            self.held_out = as_source(watch.data, classes)
+            if self.held_out.event != source.event:
                 raise ValueError(
-                    f"the held-out data have the event {held_out.event}, and the data of the "
+                    f"the held-out data have the event {self.held_out.event}, and the data of the "
                     f"training {source.event}"
                 )
             own = watch.objective
@@ -213,7 +214,7 @@ class Look:
                 )
             _law(own)
             self.objective = own
-            self.batch = next(held_out.serve(watch.samples, watch.seed, device=place))
+            self.batch = next(self.held_out.serve(watch.samples, watch.seed, device=place))
         event = source.event
         if watch.sampler is not None and not (len(event) == 3 and event[0] in (1, 3)):
             raise ValueError(

@@ -65,6 +65,20 @@ def test_what_may_change_is_evaluated_every_time() -> None:
     assert [times(s, VPSDE())[1] for s in samplers] == [0.25, 0.125, 0.0625]
 
 
+def test_a_field_that_equality_leaves_out_counts() -> None:
+    @dataclass(frozen=True)
+    class Half:
+        steps: int
+        stop: float = field(compare=False)
+
+        def __call__(self, sde: SDE) -> Tensor:
+            return torch.tensor([1.0, self.stop], dtype=torch.float64)
+
+    assert Half(1, 0.5) == Half(1, 0.25)
+    assert times(Sampler(DDIM(), Half(1, 0.5)), VPSDE())[1] == 0.5
+    assert times(Sampler(DDIM(), Half(1, 0.25)), VPSDE())[1] == 0.25
+
+
 def test_a_process_that_may_change_is_asked_every_time() -> None:
     class Own(SDE):
         t_min, t_max, scale = 1e-3, 1.0, 1.0

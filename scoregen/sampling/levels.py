@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import is_dataclass
+from dataclasses import fields, is_dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -16,7 +16,7 @@ def levels_of(grid: Grid, sde: SDE, direction: Direction) -> list[Level]:
     """The n + 1 levels of a grid on a process, checked for a direction.
 
     Remembered where grid and process are values, which always give the same times: frozen
-    dataclasses. Whatever else may change, and is evaluated again.
+    dataclasses that compare by all their fields. Whatever else may change, and is evaluated again.
     """
     find = _remembered if _is_value(grid) and _is_value(sde) else _found
     return list(find(grid, sde, direction))
@@ -31,6 +31,8 @@ _remembered = lru_cache(maxsize=1024)(_found)
 
 def _is_value(thing: Any) -> bool:
     if not is_dataclass(thing) or not thing.__dataclass_params__.frozen:  # type: ignore[union-attr]
+        return False
+    if not all(field.compare for field in fields(thing)):
         return False
     try:
         hash(thing)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -66,3 +67,20 @@ def _global_generators_stay(request: pytest.FixtureRequest) -> Iterator[None]:
             "torch.random.fork_rng(), or mark the test `moves_global_rng` where the movement is "
             "the test's own"
         )
+
+
+@pytest.fixture
+def own_generator() -> Iterator[None]:
+    """Networks draw their first weights from the global generator, here from a copy of it."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        yield
+
+
+@pytest.fixture
+def accelerate() -> Iterator[Any]:
+    """The package, whose settings of a process are forgotten before and afterwards."""
+    package = pytest.importorskip("accelerate")
+    package.state.AcceleratorState._reset_state(True)
+    yield package
+    package.state.AcceleratorState._reset_state(True)

@@ -5,7 +5,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -45,13 +45,7 @@ from scoregen.energies import EnergyNetwork, Potential, ReconstructionEnergy, en
 from scoregen.models import LearnedVariance, Prediction, ScoreModel
 from scoregen.training import card, digits_model, fingerprint, load, save
 
-
-@pytest.fixture(autouse=True)
-def _own_generator() -> Iterator[None]:
-    """Networks draw their first weights from the global generator, here from a copy of it."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        yield
+pytestmark = pytest.mark.usefixtures("own_generator")
 
 
 def awake(net: nn.Module) -> nn.Module:

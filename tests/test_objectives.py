@@ -1,7 +1,7 @@
 """Laws of t, weights and the denoising loss, against closed forms and formulas written out."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -72,12 +72,7 @@ D = len(MEAN)
 EYE = torch.eye(D, dtype=torch.float64)
 
 
-@pytest.fixture(autouse=True)
-def _own_generator() -> Iterator[None]:
-    """Networks draw their first weights from the global generator, here from a copy of it."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        yield
+pytestmark = pytest.mark.usefixtures("own_generator")
 
 
 def generator(seed: int = 0) -> torch.Generator:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -27,12 +26,7 @@ from scoregen.training.posthoc import (
     store,
 )
 
-
-@pytest.fixture(autouse=True)
-def _own_generator() -> Iterator[None]:
-    """Networks draw their first weights from the global generator, here from a copy of it."""
-    with torch.random.fork_rng(devices=[]):
-        yield
+pytestmark = pytest.mark.usefixtures("own_generator")
 
 
 def shares(gamma: float, t: int) -> np.ndarray:

@@ -43,15 +43,10 @@ from scoregen.training.ema import ema_decay
 from scoregen.training.settings import learning_rate
 
 # most networks here are the tests' own, which a checkpoint cannot rebuild
-pytestmark = pytest.mark.filterwarnings("ignore:.*not the code of Forgetful:UserWarning")
-
-
-@pytest.fixture(autouse=True)
-def _own_generator() -> Iterator[None]:
-    """Networks draw their first weights from the global generator, here from a copy of it."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        yield
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*not the code of Forgetful:UserWarning"),
+    pytest.mark.usefixtures("own_generator"),
+]
 
 
 class Forgetful(nn.Module):

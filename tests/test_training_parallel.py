@@ -7,7 +7,6 @@ import math
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,21 +26,7 @@ from scoregen.training import PostHoc, TrainStep, Watch, card, fit, load, recons
 STEPS, BATCH = 6, 16
 
 
-@pytest.fixture(autouse=True)
-def _own_generator() -> Iterator[None]:
-    """Networks draw their first weights from the global generator, here from a copy of it."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        yield
-
-
-@pytest.fixture
-def accelerate() -> Iterator[Any]:
-    """The package, whose settings of a process are forgotten before and afterwards."""
-    package = pytest.importorskip("accelerate")
-    package.state.AcceleratorState._reset_state(True)
-    yield package
-    package.state.AcceleratorState._reset_state(True)
+pytestmark = pytest.mark.usefixtures("own_generator")
 
 
 def model(dtype: torch.dtype = torch.float64) -> ScoreNetwork:

@@ -67,7 +67,7 @@ def main() -> None:
     model = sg.digits_model()
     study = sg.compare(
         model,
-        {**SAMPLERS, "fitted to the network": sg.tuning.load_sampler(FITTED, model)},
+        {**SAMPLERS, "sg.tune(model, 5)": sg.tuning.load_sampler(FITTED, model)},
         steps=(5, 10, 20, 40),
         metrics=[
             sg.metrics.SlicedWasserstein(),

@@ -489,7 +489,7 @@ def test_one_to_twenty_steps_to_clean_data_are_finite(solver: Solver, sde: SDE) 
         pytest.skip("needs another kind of grid")
     model = gaussian(sde, 0.25, event=(2,))
     x = sde.prior_std(sde.t_max) * normal(3, 2)
-    for steps in (2,) if solver.nfe is None else range(1, 21):
+    for steps in (2,) if solver.nfe is None else (1, 2, 3, 4, 5, 7, 10, 20):
         for rule in (UniformTime, UniformLam) if solver.nfe else (UniformTime,):
             try:
                 out = Sampler(solver, rule(steps)).run(model, x, noise=SampleNoise(0))

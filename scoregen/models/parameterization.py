@@ -110,6 +110,10 @@ class V(Parameterization):
     def coefficients(self, sde: SDE, t: Level) -> tuple[Any, Any]:
         return -t.sigma, t.alpha
 
+    def decode(self, sde: SDE, t: Level, x: Tensor, out: Tensor) -> Prediction:
+        check_same_shape("the network's output", out, x)
+        return Prediction(sde, t, x, v=out, form=(*self.coefficients(sde, t), out))
+
 
 @dataclass(frozen=True)
 class Velocity(Parameterization):

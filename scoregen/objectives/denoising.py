@@ -170,10 +170,10 @@ class DenoisingScoreMatching:
             raise ValueError(
                 f"need one time, or one per sample ({len(x0)}), got shape {tuple(t.shape)}"
             )
-        t = t.reshape(-1)
-        # levels and weights in float64 where t lives, since not every device of x0 knows float64;
-        # then all of them in one transfer
-        exact: Level = model.sde.level_of(t.double(), t.double())
+        # levels and weights in float64 on the host, since a device may have no float64; then all of
+        # them in one transfer
+        t, sde = t.reshape(-1).cpu().double(), model.sde
+        exact = Level(t, *(f(t).expand_as(t).to(t) for f in (sde.alpha, sde.sigma, sde.lam)))
         weight = self.weight(model, exact, self.law) / (exact.alpha**2 + exact.sigma**2)
         packed = torch.stack(torch.broadcast_tensors(*exact, weight)).to(x0.dtype)
         *columns, weight = moved(packed, x0.device)

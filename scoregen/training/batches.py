@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from .._checks import check_kind, check_number
+from .._rows import against, moved
 from ..models import Conditions, ScoreModel
 from ..models.conditions import fill, join
 from ..models.conditions import rows as rows_of
@@ -103,9 +104,14 @@ class ConditionDropout:
 
 
 def _replaced(value: Any, null: Any, hidden: torch.Tensor, name: str) -> Any:
-    """The value in some rows and the null in the others: rows of the two on top of each other."""
+    """The value in some rows and the null in the others."""
+    filled = fill(null, value, name)
+    if isinstance(value, torch.Tensor) and isinstance(filled, torch.Tensor) and value.dim():
+        if filled.shape == value.shape and filled.dtype == value.dtype:
+            return torch.where(against(moved(hidden, value.device), value), filled, value)
+    # rows of the two on top of each other
     n = len(hidden)
-    both = join({name: value}, {name: fill(null, value, name)}, n)
+    both = join({name: value}, {name: filled}, n)
     if both is None:
         raise ValueError(
             f"the null of {name!r} does not fit the condition, which must hold one entry per "

@@ -13,8 +13,8 @@ from .sharding import divide, gather, sharded
 
 __all__ = ["EMA", "ema_decay"]
 
-# the model, averages, its weights beside them, and what is copied
-_Lists = tuple[nn.Module, list[Tensor], list[Tensor], list[tuple[Tensor, Tensor]]]
+# the model, averages, its weights beside them, whether these are narrower, and what is copied
+_Lists = tuple[nn.Module, list[Tensor], list[Tensor], bool, list[tuple[Tensor, Tensor]]]
 
 
 def ema_decay(count: int, decay: float) -> float:
@@ -85,7 +85,8 @@ class EMA(nn.Module):
                 current.append(w)
             else:
                 copied.append((e, w))
-        self._lists = (model, averages, current, copied)
+        narrower = any(w.dtype != e.dtype for e, w in zip(averages, current, strict=True))
+        self._lists = (model, averages, current, narrower, copied)
         return self._lists
 
     def _wide(self) -> list[Tensor]:
@@ -99,17 +100,18 @@ class EMA(nn.Module):
             model: the model given at the start, or one of the same architecture.
         """
         known = self._lists is not None and self._lists[0] is model
-        _, averages, current, copied = self._lists if known and self._lists else self._gather(model)
+        lists = self._lists if known and self._lists else self._gather(model)
+        _, averages, current, narrower, copied = lists
         count = self.count
-        if averages:
-            pairs = zip(averages, current, strict=True)
-            wide = [w if w.dtype == e.dtype else w.to(e.dtype) for e, w in pairs]
-            if count:
-                torch._foreach_lerp_(averages, wide, 1 - self.decay_of(count))
-            else:
-                # one by one: divided weights have no joint copy
-                for e, w in zip(averages, wide, strict=True):
-                    e.copy_(w)
+        if averages and count:
+            if narrower:
+                pairs = zip(averages, current, strict=True)
+                current = [w.to(e.dtype) for e, w in pairs]
+            torch._foreach_lerp_(averages, current, 1 - self.decay_of(count))
+        else:
+            # one by one: divided weights have no joint copy
+            for e, w in zip(averages, current, strict=True):
+                e.copy_(w)
         for e, w in copied:
             e.copy_(w)
         self.n_averaged += 1

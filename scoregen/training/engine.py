@@ -29,10 +29,13 @@ Shard = Callable[[nn.Module], object]
 
 
 @lru_cache(maxsize=64)
-def key_of(seed: int, step: int, part: int = 0) -> int:
+def key_of(seed: int, step: int, part: int) -> int:
     """A 63-bit seed that is a pure function of (seed, step, part of the batch).
 
-    >>> key_of(0, 1) == key_of(0, 1) != key_of(0, 1, 1)
+    Part 0 is the key of the whole batch too, which is why it has no default: the same key asked for
+    in two ways would be made twice.
+
+    >>> key_of(0, 1, 0) == key_of(0, 1, 0) != key_of(0, 1, 1)
     True
     """
     return int(stream(seed, (1 << 63) + (part << 40) + step).integers(1 << 63))
@@ -184,7 +187,7 @@ class Engine:
         if self.world > 1:
             like = x[:1].expand(self.settings.batch, *self.event)
         draws: Any = self.objective
-        key = key_of(self.settings.seed, step)
+        key = key_of(self.settings.seed, step, 0)
         generator = self.generator.manual_seed(key)
         times = None if self.place.type == "cpu" else torch.Generator().manual_seed(key)
         mine: Draws = draws.draw(self.model, like, generator, times).rows(self.rows)

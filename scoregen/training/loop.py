@@ -135,7 +135,7 @@ class Loop:
         settings, done, engine = self.settings, self.run.done, self.engine
         condition = self.dropout(
             batch.condition,
-            key=key_of(settings.seed, done["step"]),
+            key=key_of(settings.seed, done["step"], 0),
             batch=settings.batch,
             rows=engine.rows,
         )

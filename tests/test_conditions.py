@@ -286,7 +286,9 @@ def test_torchs_own_wrappers_are_looked_through() -> None:
     with torch.random.fork_rng():
         net = MLP(event=(2,), hidden=8, depth=1, classes=3)
     averaged = torch.optim.swa_utils.AveragedModel(net)
-    for shell in (nn.DataParallel(net), averaged, nn.DataParallel(averaged)):
+    compiled = torch.compile(net, backend="eager")
+    shells = (nn.DataParallel(net), averaged, nn.DataParallel(averaged))
+    for shell in (*shells, compiled, nn.DataParallel(compiled)):
         model = ScoreNetwork(shell, VPSDE(), Eps())
         assert conditions_of(model) == Conditions({"label": 3}, 3)
         with pytest.raises(TypeError, match="unknown condition"):

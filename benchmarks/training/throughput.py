@@ -1,6 +1,6 @@
 """Steps per second of `fit` beside a bare PyTorch loop and the recipes of other libraries.
 
-    python benchmarks/training/throughput.py [--device cuda] [--batch 128] [--rounds 9] [--out FILE]
+    python benchmarks/training/throughput.py [--device cuda] [--batch 128] [--compile] [--out FILE]
 
 Every loop trains the digits U-Net (0.28 M parameters, class-conditional) on the same tensors: a
 batch in random order, times and noise, v-prediction or the recipe's own target, the norm of the
@@ -12,6 +12,9 @@ gradient clipped at 1, AdamW, an average of the weights.
   neither.
 - `diffusers`: the steps of its unconditional training example: `DDPMScheduler.add_noise`, squared
   error of eps, AdamW, `EMAModel`, its rate schedule, the loss logged in every step.
+
+With `--compile` the network of every loop is compiled, on CUDA with its kernels recorded
+(`mode="reduce-overhead"`), as it is where a network of many small kernels waits for the host.
 
 Rounds are interleaved, so that drift of the machine hits all alike. On a CPU the processor's time
 is counted, which a busy machine stretches less than the clock's. Shown are the medians over the
@@ -38,10 +41,18 @@ from scoregen.training import fit
 DECAY, CLIP, LR = 0.999, 1.0, 2e-3
 
 
-def network(device: torch.device) -> sg.UNet:
+COMPILED = [False]
+
+
+def network(device: torch.device) -> nn.Module:
     with torch.random.fork_rng():
         torch.default_generator.manual_seed(0)
-        return sg.UNet(channels=1, width=24, classes=10).to(device)
+        net = sg.UNet(channels=1, width=24, classes=10).to(device)
+    if not COMPILED[0]:
+        return net
+    mode = "reduce-overhead" if device.type == "cuda" else "default"
+    compiled: nn.Module = torch.compile(net, mode=mode)
+    return compiled
 
 
 def tensors(device: torch.device) -> tuple[Tensor, Tensor]:
@@ -207,8 +218,9 @@ def report(found: dict[str, list[float]], device: torch.device, batch: int) -> s
     place = platform.processor() or platform.machine()
     if device.type == "cuda":
         place = torch.cuda.get_device_name(device)
+    how = "compiled networks" if COMPILED[0] else "networks as they are"
     lines = [
-        f"torch {torch.__version__}, {place}, {torch.get_num_threads()} thread(s), batch {batch}",
+        f"torch {torch.__version__}, {place}, {torch.get_num_threads()} thread(s), batch {batch}, {how}",
         "loop        ms per step, median   scoregen's speed over it, median (quartiles)",
     ]
     for name, times in found.items():
@@ -230,8 +242,10 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--seconds", type=float, default=1.0, help="of a loop in a round, about")
     parser.add_argument("--loops", nargs="+", default=list(LOOPS), choices=list(LOOPS))
+    parser.add_argument("--compile", action="store_true", help="the networks of all loops")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
+    COMPILED[0] = args.compile
     device, text = torch.device(args.device), ""
     for batch in args.batch:
         found = measured(args.loops, device, batch, args.rounds, args.seconds)

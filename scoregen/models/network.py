@@ -121,7 +121,7 @@ class Network(Protocol):
 def conditions_of(model: object) -> Conditions | None:
     """The conditions a model or network declares; None where it declares nothing.
 
-    Parallel and averaging wrappers of torch are looked through.
+    Parallel, averaging and compiling wrappers of torch are looked through.
 
     >>> from scoregen import MLP, VPSDE, Eps, ScoreNetwork
     >>> conditions_of(ScoreNetwork(MLP(classes=3), VPSDE(), Eps())).classes
@@ -134,11 +134,23 @@ def conditions_of(model: object) -> Conditions | None:
     return found if isinstance(found, Conditions) else None
 
 
+def uncompiled(net: nn.Module) -> nn.Module:
+    """The network inside one that `torch.compile` made."""
+    while "_orig_mod" in net._modules:
+        net = net.get_submodule("_orig_mod")
+    return net
+
+
 def unwrapped(net: Any) -> Any:
-    """The network inside torch's parallel and averaging wrappers."""
+    """The network inside torch's parallel, averaging and compiling wrappers.
+
+    The last one hands on the attributes of the network, but from Python 3.12 on a protocol is
+    looked for in the class alone.
+    """
     while isinstance(net, _SHELLS):
         net = net.module
-    return net
+    inner = uncompiled(net) if isinstance(net, nn.Module) else net
+    return net if inner is net else unwrapped(inner)
 
 
 def check_network(net: object, name: str = "net") -> None:

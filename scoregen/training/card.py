@@ -12,6 +12,7 @@ from .._families import classes
 from .._files import CheckpointError
 from ..energies import ReconstructionEnergy
 from ..models import ScoreModel
+from ..models.network import uncompiled
 
 # the words that cards use for the families
 _FAMILY = {
@@ -51,17 +52,12 @@ class Missing(NamedTuple):
     argument: str
 
 
-def plain(net: nn.Module) -> nn.Module:
-    """The network inside a compiled one."""
-    while "_orig_mod" in net._modules:
-        net = net.get_submodule("_orig_mod")
-    return net
-
-
 def core(model: ScoreModel) -> nn.Module:
     """The module whose weights are a model's: its network, or, without described parts, itself."""
     cls, _ = parts_of(type(model).__name__)
-    return plain(model.net) if cls is type(model) and isinstance(model.net, nn.Module) else model
+    return (
+        uncompiled(model.net) if cls is type(model) and isinstance(model.net, nn.Module) else model
+    )
 
 
 def describe_model(model: ScoreModel) -> dict[str, Any]:
@@ -103,7 +99,7 @@ def describe(thing: Any, family: str) -> dict[str, Any]:
         family: which of these, in the card's words.
     """
     if family == "net":
-        return _describe_net(plain(thing))
+        return _describe_net(uncompiled(thing))
     name = type(thing).__name__
     known = classes(_FAMILY[family]).get(name) is type(thing)
     if not known:

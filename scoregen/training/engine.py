@@ -32,8 +32,7 @@ Shard = Callable[[nn.Module], object]
 def key_of(seed: int, step: int, part: int) -> int:
     """A 63-bit seed that is a pure function of (seed, step, part of the batch).
 
-    Part 0 is the key of the whole batch too, which is why it has no default: the same key asked for
-    in two ways would be made twice.
+    Part 0 is the key of the whole batch too. It is no default, so that it is remembered once.
 
     >>> key_of(0, 1, 0) == key_of(0, 1, 0) != key_of(0, 1, 1)
     True

@@ -106,8 +106,9 @@ class ConditionDropout:
 def _replaced(value: Any, null: Any, hidden: torch.Tensor, name: str) -> Any:
     """The value in some rows and the null in the others."""
     filled = fill(null, value, name)
-    if isinstance(value, torch.Tensor) and isinstance(filled, torch.Tensor) and value.dim():
-        if filled.shape == value.shape and filled.dtype == value.dtype:
+    if isinstance(value, torch.Tensor) and isinstance(filled, torch.Tensor):
+        alike = value.shape == filled.shape and value.dtype == filled.dtype
+        if alike and value.shape[:1] == hidden.shape:
             return torch.where(against(moved(hidden, value.device), value), filled, value)
     # rows of the two on top of each other
     n = len(hidden)

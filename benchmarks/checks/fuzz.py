@@ -23,6 +23,7 @@ import argparse
 import collections
 import contextlib
 import inspect
+import itertools
 import linecache
 import math
 import signal
@@ -37,6 +38,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -46,7 +48,7 @@ PACKAGE = str(Path(sg.__file__).parent)
 PACKAGES = (
     "processes", "noise", "grids", "models", "densities", "networks", "sampling", "solvers",
     "guidance", "energies", "inverse", "mcmc", "likelihood", "analysis", "objectives", "metrics",
-    "flowmaps", "latent", "baselines",
+    "flowmaps", "latent", "baselines", "data", "training", "tuning", "interop", "comparison",
 )  # fmt: skip
 MODEL_LOSSES = (
     sg.DenoisingScoreMatching, sg.objectives.ImplicitScoreMatching,
@@ -57,7 +59,18 @@ MODEL_LOSSES = (
 NOISY_LOSSES = (
     sg.DenoisingScoreMatching, sg.objectives.DiffusionRecovery, sg.objectives.NoiseClassification,
 )  # fmt: skip
-RESULTS = (tuple, list, sg.analysis.Amplification, sg.analysis.OutputLaw)
+RESULTS = (
+    tuple, list, sg.analysis.Amplification, sg.analysis.OutputLaw, sg.tuning.Tuned,
+    sg.comparison.Cell, sg.comparison.Comparison, sg.comparison.Interval, sg.comparison.Row,
+    sg.comparison.Summary, sg.comparison.Verdict, sg.training.TrainStep,
+)  # fmt: skip
+# What takes a file or an object of another program, which its own tests have.
+FOREIGN = {
+    "metrics.InceptionFeatures", "data.cifar10", "interop.as_azula", "interop.from_azula",
+    "interop.as_diffusers_scheduler", "interop.from_diffusers", "interop.from_diffusers_vae",
+    "interop.DiffusersAutoEncoder", "interop.from_lucidrains", "interop.from_torchebm",
+    "interop.to_torchebm", "interop.read_pickle", "interop.Imported",
+}  # fmt: skip
 SECONDS = 8
 OWN_ERRORS = (
     ValueError, TypeError, sg.DivergenceError, sg.training.CheckpointError, NotImplementedError,
@@ -127,6 +140,62 @@ MAP = sg.flowmaps.GaussianFlowMap(VP, torch.zeros(2), 0.25)
 PATHS = sg.flowmaps.trajectories(MAP, 4, moves=4, progress=False).x
 LABELS = sg.Data(normal(20, 2), torch.arange(20) % 2)
 PCA = sg.latent.LinearAutoEncoder(torch.zeros(2), torch.eye(2)[:1])
+IMAGES = sg.Data(normal(20, 1, 4, 4).tanh())
+
+
+def labelled() -> sg.ScoreNetwork:
+    """A network that a training may change."""
+    with torch.random.fork_rng():
+        return sg.ScoreNetwork(sg.MLP(event=(2,), hidden=8, classes=2), VP, sg.V())
+
+
+NAMES = (f"new{k}" for k in itertools.count())
+
+
+def checkpoint() -> Path:
+    """Of a training that leaves averages too; made once in the current folder."""
+    folder = Path("trained")
+    if not folder.exists():
+        averages = sg.training.PostHoc(2)
+        for _ in sg.fit(
+            labelled(), LABELS, steps=4, batch=5, out=folder, posthoc=averages, progress=False
+        ):
+            pass
+    return folder
+
+
+def sampler_file() -> Path:
+    path = Path("sampler.json")
+    if not path.exists():
+        sg.tuning.save_sampler(table(), path)
+    return path
+
+
+def table() -> sg.Sampler:
+    """A sampler as `tune` makes them."""
+    solver = sg.tuning.as_table(sg.Sampler(sg.DDIM(), sg.UniformTime(3)), EXACT, (2,))
+    return sg.Sampler(solver, sg.Times(*solver.times))
+
+
+def array_file() -> Path:
+    path = Path("array.npy")
+    if not path.exists():
+        np.save(path, np.zeros((3, 2), dtype=np.float32))
+    return path
+
+
+def study(out: str | None = None) -> sg.comparison.Comparison:
+    return sg.compare(
+        EXACT, {"ddim": sg.Sampler(sg.DDIM(), sg.UniformTime(4))}, steps=(2, 3),
+        metrics=[sg.metrics.SlicedWasserstein(4)], reference=normal(20, 2), out=out, progress=False,
+    )  # fmt: skip
+
+
+def study_folder() -> Path:
+    folder = Path("study")
+    if not folder.exists():
+        study(str(folder))
+    return folder
 
 
 def linear(inputs: int, outputs: int) -> torch.nn.Module:
@@ -266,6 +335,79 @@ OWN: dict[str, dict[str, Callable[[], Any]]] = {
     "metrics.MomentError": {
         "mean": lambda: (0.0, 0.0), "covariance": lambda: ((1.0, 0.0), (0.0, 1.0)),
     },
+    "data.Augmented": {
+        "source": lambda: IMAGES, "augmentation": lambda: sg.data.HorizontalFlip(),
+    },
+    "data.Data": {"x": lambda: normal(4, 2)},
+    "data.FromBatches": {"batches": lambda: sg.data.replayed([{"x": normal(4, 2)}])},
+    "data.FromDataset": {"dataset": lambda: torch.utils.data.TensorDataset(normal(20, 2), LABELS.label)},
+    "data.as_source": {"data": lambda: LABELS},
+    "data.from_levels": {"levels": lambda: torch.arange(4)},
+    "data.load": {"path": array_file},
+    "data.replayed": {"iterable": lambda: [normal(4, 2)]},
+    "data.to_levels": {"x": lambda: normal(4, 2)},
+    "training.PostHoc": {"every": lambda: 2},
+    "training.Watch": {
+        "every": lambda: 2, "sampler": lambda: sg.Sampler(sg.DDIM(), sg.UniformTime(2)),
+    },
+    "training.card": {"folder": lambda: checkpoint() / "model"},
+    "training.fit": {
+        "model": labelled, "data": lambda: LABELS, "steps": lambda: 2, "batch": lambda: 5,
+        "progress": lambda: False,
+    },
+    "training.load": {"folder": lambda: checkpoint() / "model"},
+    "training.reconstruct": {"folder": checkpoint, "sigma_rel": lambda: 0.1},
+    "training.save": {"model": lambda: LABELLED, "folder": lambda: next(NAMES)},
+    "training.validate": {
+        "model": lambda: LABELLED, "batch": lambda: sg.data.Batch(normal(6, 2), {}),
+    },
+    "tuning.as_table": {"sampler": lambda: sg.Sampler(sg.DDIM(), sg.UniformTime(4))},
+    "tuning.candidates": {"nfe": lambda: 3},
+    "tuning.load_sampler": {"path": sampler_file},
+    "tuning.recommended": {"nfe": lambda: 5},
+    "tuning.save_sampler": {"sampler": table, "path": lambda: f"{next(NAMES)}.json"},
+    "tuning.tune": {
+        "nfe": lambda: 2, "trajectories": lambda: 24, "progress": lambda: False,
+    },
+    "interop.Card": {"origin": lambda: "my code"},
+    "interop.Record": {"name": lambda: "a.B"},
+    "interop.ScheduleSDE": {"schedule": lambda: lambda t: (1 - t, t)},
+    "interop.as_origin": {"model": lambda: sg.from_velocity(lambda x, t: -x)},
+    "interop.from_distribution": {
+        "distribution": lambda: torch.distributions.MultivariateNormal(
+            torch.zeros(2), torch.eye(2)
+        ),
+    },
+    "interop.from_edm": {
+        "net": lambda: lambda x, sigma, label=None: x / 2, "sigma_min": lambda: 0.002,
+        "sigma_max": lambda: 80.0, "classes": lambda: 0,
+    },
+    "interop.from_guided_diffusion": {
+        "net": lambda: lambda x, t: torch.cat((x, x), 1), "class_cond": lambda: False,
+    },
+    "interop.from_k_diffusion": {
+        "denoiser": lambda: lambda x, sigma: x / 2, "sigma_min": lambda: 0.01,
+        "sigma_max": lambda: 80.0,
+    },
+    "interop.from_score_sde": {
+        "net": lambda: lambda x, t: x / 2, "kind": lambda: "vp", "centered": lambda: True,
+    },
+    "interop.from_velocity": {"net": lambda: lambda x, t: -x},
+    "comparison.compare": {
+        "samplers": lambda: {"ddim": sg.Sampler(sg.DDIM(), sg.UniformTime(4))},
+        "steps": lambda: (2, 3), "metrics": lambda: [sg.metrics.SlicedWasserstein(4)],
+        "progress": lambda: False,
+    },
+    "comparison.load": {"folder": study_folder},
+    "comparison.plan": {
+        "samplers": lambda: {"ddim": sg.Sampler(sg.DDIM(), sg.UniformTime(4))},
+        "budgets": lambda: (2, 3),
+    },
+    "comparison.plot_quality": {"study": study, "path": lambda: "quality.png"},
+    "comparison.plot_samples": {
+        "samples": lambda: {("ddim", 4.0): IMAGES.x[:4]}, "path": lambda: "samples.png",
+    },
+    "comparison.write_page": {"study": study, "path": lambda: "page.html"},
     "objectives.ContrastiveDivergence": {"sampler": lambda: MOVES},
     "objectives.DiffusionRecovery": {"grid": lambda: sg.UniformLam(3, stop=0.1)},
     "objectives.NoiseContrastive": {
@@ -324,9 +466,8 @@ def public() -> Iterator[tuple[str, Any]]:
                     continue  # results, which nobody builds by hand
                 if getattr(thing, "_is_protocol", False):
                     continue  # no instance can be made
-                if thing is sg.metrics.InceptionFeatures:
-                    continue  # needs a file of weights
-                yield f"{package}.{name}", thing
+                if f"{package}.{name}" not in FOREIGN:
+                    yield f"{package}.{name}", thing
 
 
 def arguments(name: str, thing: Any) -> dict[str, Any] | None:
@@ -359,7 +500,11 @@ def call(thing: Any, given: dict[str, Any]) -> Any:
 def use(thing: Any, made: Any) -> Any:
     """What an object is for, done once; a function's answer is used already."""
     if not inspect.isclass(thing):
-        return made
+        return list(itertools.islice(made, 3)) if isinstance(made, Iterator) else made
+    if isinstance(made, sg.data.Source):
+        return next(made.serve(4, 0)).x
+    if isinstance(made, sg.data.Augmentation):
+        return made(IMAGES.x[:3], made.draw(3, np.random.default_rng(0)))
     if isinstance(made, sg.SDE):
         # without lam, which is infinite by definition where alpha or sigma is 0
         return [made.level(f * made.t_max)[:3] for f in (1.0, 0.5, 0.1)]
@@ -411,7 +556,7 @@ def use(thing: Any, made: Any) -> Any:
         model = EXACT if isinstance(made, NOISY_LOSSES) else WELL
         return made(model, normal(4, 2), generator=generator())
     package = thing.__module__.split(".")[1]
-    if package == "grids":
+    if package == "grids" or thing in (sg.tuning.Interior, sg.tuning.OptimalGaussian):
         return made(CHAIN if "knots" in thing.__module__ else VP)
     if package == "noise":
         return made(normal(4, 2), VP.level(0.9), VP.level(0.5))

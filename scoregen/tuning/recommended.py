@@ -20,23 +20,24 @@ def recommended(model: ScoreModel, nfe: int) -> Sampler:
 
     | evaluations | network | exact density (`densities.Analytic`) |
     |---|---|---|
-    | 1 to 5 | `IPNDM(3)`, 20 to 0.15, `VPTimeSpacing(2)` | `AngularAB(2)`, t_max to 0.15 |
+    | 1 to 5 | `IPNDM(3)`, 20 to 0.15, `VPTimeSpacing(2)` | `AngularAB(2)`, t_max to 0.15, \
+`SinhSpacing(0.3, 0.7)` |
     | 6 to 12 | `IPNDM(3)`, 40 to 0.01, `SinhSpacing(0.6, 1.2)`; from 10 on `AngularAB(2)`, 60 to \
-0.01 | `AngularAB(4)`, t_max to 0.05 |
-    | 13 to 30 | `UniPC(2)`, `UniformLam`; from 14 on `UniPC(3)`, 100 to 0.005, for networks that \
-predict x0, v, a velocity or EDM's F | `AngularAB(4)`, t_max to 0.02 |
+0.01 | `AngularAB(4)`, t_max to 0.6 / nfe, `SinhSpacing(0.3, 0.85)` |
+    | 13 to 30 | `UniPC(2)`, `UniformLam`; from 14 on `UniPC(3)`, 100 to 0.005, \
+`SinhSpacing(0.3, 0.7)`, for networks that predict x0, v, a velocity or EDM's F | `AngularAB(4)`, \
+t_max to 0.6 / nfe, `SinhSpacing(0.35, 0.7)` |
     | more | `UniPC(2)`, `UniformLam` | `AngularAB(4)`, t_max to 0.75 / nfe, \
 `SinhSpacing(0.4, 0.85)` |
 
-    Ends are in sigma / alpha; where no spacing is named it is `SinhSpacing(0.3, 0.7)`; the exact
-    ones have a smooth end and weights without bound. What is no `ScoreNetwork`, such as an energy,
-    counts as an eps-network. Every sampler ends with a move to 0, and all evaluations are counted.
-    For networks the weights
-    stay of the size of a move: from 10 evaluations on, an error in one evaluation's eps reaches
-    data of standard deviation 1/2 with a gain of at most 1 (`scoregen.analysis.amplification`). An
-    exact density has no error to enlarge, and gets the method of highest order, whose gain is 8 and
-    more. `docs/how-to/few-steps.md` has the errors that this rule comes from; a sampler fitted to
-    the network (`tune`) is better than any rule.
+    Ends are in sigma / alpha; the exact ones have a smooth end and weights without bound. What is
+    no `ScoreNetwork`, such as an energy, counts as an eps-network. Every sampler ends with a move
+    to 0, and all evaluations are counted. For networks the weights stay of the size of a move: from
+    10 evaluations on, an error in one evaluation's eps reaches data of standard deviation 1/2 with
+    a gain of at most 1 (`scoregen.analysis.amplification`). An exact density has no error to
+    enlarge, and gets the method of highest order, whose gain is 8 and more.
+    `docs/how-to/few-steps.md` has the errors that this rule comes from; a sampler fitted to the
+    network (`tune`) is better than any rule.
 
     Args:
         model: any score model on a process with noise.
@@ -70,11 +71,12 @@ start=None, stop=0.0, margin=0.001))
 
 
 def _exact(nfe: int) -> Sampler:
-    spacing = SinhSpacing(0.3, 0.7)
     if nfe <= 5:
         solver = EulerStart(AngularAB(2, smooth_end=True, bounded=False))
-        return Sampler(solver, Interior(nfe, None, 0.15, spacing))
+        return Sampler(solver, Interior(nfe, None, 0.15, SinhSpacing(0.3, 0.7)))
     solver = EulerStart(AngularAB(4, smooth_end=True, bounded=False))
+    if nfe <= 12:
+        return Sampler(solver, Interior(nfe, None, 0.6 / nfe, SinhSpacing(0.3, 0.85)))
     if nfe <= 30:
-        return Sampler(solver, Interior(nfe, None, 0.05 if nfe <= 12 else 0.02, spacing))
+        return Sampler(solver, Interior(nfe, None, 0.6 / nfe, SinhSpacing(0.35, 0.7)))
     return Sampler(solver, Interior(nfe, None, 0.75 / nfe, SinhSpacing(0.4, 0.85)))

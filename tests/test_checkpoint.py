@@ -458,7 +458,6 @@ def test_an_energy_comes_back(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:.*script_method:DeprecationWarning")
 def test_a_compiled_network_is_a_plain_one(tmp_path: Path) -> None:
     model = small()
     x = torch.ones(3, 2)

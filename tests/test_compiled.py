@@ -103,7 +103,6 @@ def test_torch_compile_takes_the_whole_run(solver: Solver) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:.*script_method:DeprecationWarning")  # torch's own
 @pytest.mark.parametrize("solver", RECORDED, ids=name)
 def test_inductor_agrees_to_rounding(solver: Solver) -> None:
     """Fused kernels round differently: 256 units in the last place of the greatest value.

@@ -570,7 +570,7 @@ def among_named(found: list[Measured], least: dict[tuple[str, str, int], float])
         "solver, grid and ending for all problems of a budget, of any library. Errors over the least:\n"
     )
     yield (
-        "| NFE | recommended: geometric mean, worst | rank by geometric mean | best geometric mean "
+        "| evaluations | recommended: geometric mean, worst | rank by geometric mean | best geometric mean "
         "of the others | least worst of the others |\n|---|---|---|---|---|"
     )
     for budget in BUDGETS:

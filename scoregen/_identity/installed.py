@@ -22,7 +22,18 @@ _LIBRARIES = tuple(
     for name in ("stdlib", "platstdlib", "purelib", "platlib")
 )
 _OWN = Path(__file__).resolve().parents[1]
-HEAP = 1 << 9  # Py_TPFLAGSHEAPTYPE: made by a class statement
+_HEAP, _IMMUTABLE = 1 << 9, 1 << 8  # Py_TPFLAGS_HEAPTYPE, Py_TPFLAGS_IMMUTABLETYPE
+
+
+def by_statement(kind: type) -> bool:
+    """Whether a class was made by a class statement: its attributes are all there is to it.
+
+    From Python 3.12 on files and other types made in C are on the heap too, but immutable.
+
+    >>> by_statement(int), by_statement(type("Own", (), {}))
+    (False, True)
+    """
+    return kind.__flags__ & (_HEAP | _IMMUTABLE) == _HEAP
 
 
 @functools.cache
@@ -67,7 +78,7 @@ def installed(thing: Any) -> bool:
     if isinstance(thing, types.FunctionType):  # __module__ is copied by decorators
         return _in_library(thing.__code__.co_filename)
     if isinstance(thing, type) and thing.__module__ == "builtins":
-        return not thing.__flags__ & HEAP
+        return not by_statement(thing)
     return _installed_module(module_of(thing))
 
 

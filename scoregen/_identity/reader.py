@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .installed import HEAP, installed, module_of, named, version
+from .installed import by_statement, installed, module_of, named, version
 
 __all__ = ["IdentityError", "identity"]
 
@@ -166,7 +166,7 @@ class Reader:
             base: Any = next(c for c in (int, float, str, bytes) if isinstance(thing, c))
             parts.append(self.digest(base(thing), where))
         state = _attributes(thing)
-        if state is not None and (parts or kind.__flags__ & HEAP):
+        if state is not None and (parts or by_statement(kind)):
             parts.append(b"attributes" + self.pairs(state, where))
         # made in C: what copying it would carry over
         yield from parts or [self.reduced(thing, where)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +33,7 @@ from scoregen import _checks
         ("flowmaps.", 11),
         ("latent.", 1),
         ("baselines.", 9),
+        ("data.", 7),
     ],
 )
 def test_bad_arguments_are_refused_in_words(package: str, every: int) -> None:
@@ -151,6 +153,25 @@ def test_devices_that_are_not_here_are_refused_with_those_that_are(value: object
 def test_what_is_no_device_is_refused_by_name(value: object) -> None:
     with pytest.raises(TypeError, match="device must be a device, such as 'cpu' or 'cuda:0', got"):
         _checks.check_device("device", value)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: sg.data.moons(1e3, 0), "n must be an integer, got 1000.0"),
+        (lambda: sg.data.moons(9, None), "seed must be an integer, got None"),
+        (lambda: sg.data.moons(9, 2**64), r"seed must lie in 0 .. 2\^64 - 1, got 184467"),
+        (lambda: sg.data.load(None), "path must be a path, a str or an os.PathLike, got None"),
+        (lambda: sg.data.from_levels([0, 1], 2), r"levels must be a torch.Tensor, got \[0, 1\]"),
+        (lambda: sg.data.from_levels(torch.arange(2), math.nan), "bins must be an integer, got"),
+        (lambda: sg.Data(torch.ones(2), range=1), "range must be a sequence of real numbers"),
+        (lambda: sg.Data(torch.ones(2), name=3), "name must be a str, such as"),
+        (lambda: sg.Data(torch.ones(2), units=(0.0, 1.0)), "units must be a Units, such as"),
+    ],
+)  # fmt: skip
+def test_bad_data_are_refused_in_words(call: Callable[[], object], message: str) -> None:
+    with pytest.raises((TypeError, ValueError), match=message):
+        call()
 
 
 def test_a_range_is_two_finite_numbers_in_order() -> None:

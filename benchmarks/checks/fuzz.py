@@ -503,7 +503,7 @@ def use(thing: Any, made: Any) -> Any:
         return list(itertools.islice(made, 3)) if isinstance(made, Iterator) else made
     if isinstance(made, sg.data.Source):
         return next(made.serve(4, 0)).x
-    if isinstance(made, sg.data.Augmentation):
+    if isinstance(made, sg.data.HorizontalFlip | sg.data.NonLeaking):
         return made(IMAGES.x[:3], made.draw(3, np.random.default_rng(0)))
     if isinstance(made, sg.SDE):
         # without lam, which is infinite by definition where alpha or sigma is 0

@@ -34,6 +34,7 @@ from scoregen import _checks
         ("latent.", 1),
         ("baselines.", 9),
         ("data.", 7),
+        ("training.", 7),
     ],
 )
 def test_bad_arguments_are_refused_in_words(package: str, every: int) -> None:

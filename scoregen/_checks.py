@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import operator
+import os
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -161,6 +163,45 @@ def check_counts(name: str, values: object, least: int = 1) -> tuple[int, ...]:
         check_count(f"{name}[{i}]", value, least)
         for i, value in enumerate(check_entries(name, values, "integers"))
     )
+
+
+def check_range(name: str, value: object) -> tuple[float, float]:
+    """Return (low, high), two finite numbers of which the first is smaller."""
+    ends = check_numbers(name, value)
+    if len(ends) != 2:
+        raise ValueError(f"{name} must be two numbers (low, high), got {len(ends)}")
+    low, high = ends
+    if low >= high:
+        raise ValueError(f"{name} must be (low, high) with low < high, got ({low:g}, {high:g})")
+    return low, high
+
+
+def check_path(name: str, value: object) -> Path:
+    """Return a path of text as a Path, or refuse it by name; it need not exist."""
+    text = os.fspath(value) if isinstance(value, str | os.PathLike) else None
+    if not isinstance(text, str):
+        raise TypeError(f"{name} must be a path, a str or an os.PathLike, got {shown(value)}")
+    if not text:
+        raise ValueError(f"{name} must be a path, got an empty string; name a file or a folder")
+    if "\0" in text:
+        raise ValueError(f"{name} must be a path without null characters, got {shown(value)}")
+    return Path(text)
+
+
+def check_device(name: str, value: object) -> torch.device:
+    """Return a device on which a tensor can be made, by its name, its number or as it is."""
+    if not isinstance(value, str | int | torch.device) or isinstance(value, bool):
+        raise TypeError(f"{name} must be a device, such as 'cpu' or 'cuda:0', got {shown(value)}")
+    try:
+        device = torch.device(value)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).partition("\n")[0]
+        known = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
+        raise ValueError(
+            f"{name} {value} cannot be used here ({reason}); there are: {', '.join(known)}"
+        ) from error
+    return device
 
 
 def check_kind(

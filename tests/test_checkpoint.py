@@ -43,7 +43,7 @@ from scoregen import (
 from scoregen._files import CheckpointError, probe, sweep, temporary, write
 from scoregen.energies import EnergyNetwork, Potential, ReconstructionEnergy, energy_of
 from scoregen.models import LearnedVariance, Prediction, ScoreModel
-from scoregen.training import card, digits_model, fingerprint, load, save
+from scoregen.training import card, digits_model, fingerprint, load, reconstruct, save
 
 pytestmark = pytest.mark.usefixtures("own_generator")
 
@@ -440,6 +440,45 @@ def test_cards_hold_finite_values_of_jsons_types(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="'ema', 'raw'"):
         save(small(), tmp_path / "a", weights="best")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"steps": 1.5}, "steps must be an integer"),
+        ({"data_range": 1.0}, "data_range must be a sequence of real numbers"),
+        ({"data_range": (1.0, -1.0)}, r"data_range must be \(low, high\) with low < high"),
+        ({"bins": 1}, "bins must be at least 2"),
+        ({"event": 2}, "event must be a sequence of integers, got 2"),
+        ({"units": (0.0, 1.0)}, "units must be a Units"),
+        ({"extra": torch.ones(2)}, "extra must be a dict"),
+        ({"overwrite": None}, "overwrite must be True or False"),
+    ],
+)
+def test_what_a_card_cannot_mean_is_refused(
+    change: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    with pytest.raises((TypeError, ValueError), match=message):
+        save(small(), tmp_path / "a", **change)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_paths_and_devices_are_refused_in_words(folder: Path) -> None:
+    for bad in (None, 3, b"model", torch.ones(2)):
+        for call in (card, load, lambda f: save(small(), f), lambda f: reconstruct(f, 0.1)):
+            with pytest.raises(TypeError, match=r"folder must be a path, a str or an os"):
+                call(bad)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"device gpu cannot be used here \(.*\); there are: cpu"):
+        load(folder, device="gpu")
+    with pytest.raises(TypeError, match="net must be a Module, such as"):
+        load(folder, net=lambda x, t: x)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="model must be a score model, got the network Linear"):
+        load(folder, model=nn.Linear(2, 2))  # type: ignore[arg-type]
+
+
+def test_what_is_no_module_has_no_fingerprint() -> None:
+    with pytest.raises(TypeError, match="model must be a Module, such as ScoreNetwork"):
+        fingerprint("model")  # type: ignore[arg-type]
 
 
 def test_an_energy_comes_back(tmp_path: Path) -> None:

@@ -157,9 +157,30 @@ def test_split_by_fraction_and_by_seed() -> None:
     data = Data(torch.arange(100.0))
     assert len(data.split(0.25, 0)[1]) == 25
     assert not torch.equal(data.split(25, 0)[1].x, data.split(25, 1)[1].x)
-    for bad in (0, 100, -1, 0.0, 1.0, 0.001, 1.5):
+    for bad in (100, 0.0, 1.0, 0.001, 1.5, -0.5):
         with pytest.raises(ValueError, match="at least one of the 100 samples on either side"):
             data.split(bad, 0)
+    for few in (0, -1):
+        with pytest.raises(ValueError, match=f"test must be at least 1, got {few}"):
+            data.split(few, 0)
+
+
+@pytest.mark.parametrize("share", [np.float32(0.25), np.float64(0.25), torch.tensor(0.25)])
+def test_a_fraction_of_every_library_is_one(share: float) -> None:
+    data = Data(torch.arange(100.0))
+    assert torch.equal(data.split(share, 0)[1].x, data.split(0.25, 0)[1].x)
+
+
+@pytest.mark.parametrize("count", [np.int64(25), torch.tensor(25)], ids=repr)
+def test_a_count_of_every_library_is_one(count: int) -> None:
+    data = Data(torch.arange(100.0))
+    assert torch.equal(data.split(count, count)[1].x, data.split(25, 25)[1].x)
+
+
+@pytest.mark.parametrize("bad", ["25", None, True, torch.arange(2), (25,)], ids=repr)
+def test_what_is_no_count_of_samples_is_refused(bad: object) -> None:
+    with pytest.raises(TypeError, match="test must be an integer, got"):
+        Data(torch.arange(100.0)).split(bad, 0)  # type: ignore[arg-type]
 
 
 @given(st.integers(1, 12), st.integers(0, 30), st.integers(0, 100), st.data())
@@ -312,7 +333,7 @@ def test_digits_are_split_once_and_for_all() -> None:
 
 
 def test_digits_refuse(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ValueError, match="'train', 'test' or 'all', got 'valid'"):
+    with pytest.raises(ValueError, match="'train', 'test', 'all'; got 'valid'"):
         digits("valid")
     monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
     with pytest.raises(ImportError, match=r"pip install 'scoregen\[data\]'"):
@@ -436,8 +457,15 @@ def test_grid_modes_are_a_grid() -> None:
     modes = targets.grid_modes(3, 0.5, 0.1)
     assert sorted(modes.means.tolist()) == [[a, b] for a in (-0.5, 0, 0.5) for b in (-0.5, 0, 0.5)]
     torch.testing.assert_close(modes.covariances[4], 0.01 * torch.eye(2, dtype=torch.float64))
-    for bad in ((0, 1.0, 1.0), (3, 0.0, 1.0), (3, 1.0, -1.0)):
-        with pytest.raises(ValueError, match="must be positive"):
+    for name, bad in (
+        ("side", (0, 1.0, 1.0)),
+        ("spacing", (3, 0.0, 1.0)),
+        ("spacing", (3, 1e308, 1.0)),
+        ("std", (3, 1.0, -1.0)),
+        ("std", (3, 1.0, 1e155)),
+        ("std", (3, 1.0, 1e-155)),
+    ):
+        with pytest.raises(ValueError, match=f"{name} must"):
             targets.grid_modes(*bad)
 
 
@@ -661,7 +689,7 @@ def test_images_of_other_modes_are_converted_as_said(tmp_path: Path) -> None:
     (tmp_path / "palette").mkdir()
     Image.fromarray(clear[..., :3]).quantize(4).save(tmp_path / "palette" / "a.png")
     assert load(tmp_path / "palette", mode="RGB").event == (3, 2, 2)
-    with pytest.raises(ValueError, match="mode must be one of L, RGB, RGBA, I;16"):
+    with pytest.raises(ValueError, match="mode must be one of 'L', 'RGB', 'RGBA', 'I;16'"):
         load(tmp_path / "palette", mode="CMYK")
     with pytest.raises(ValueError, match="for folders of images"):
         load(write(tmp_path / "a.npy", GREY), mode="L")

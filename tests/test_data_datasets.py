@@ -204,6 +204,31 @@ def test_floats_need_no_wrapper_and_conditions_may_be_anything() -> None:
         assert torch.equal(condition["w"], k / 2)
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_dataset_of_tuples_of_one_holds_x_alone(workers: int) -> None:
+    """As torch's TensorDataset of one tensor gives them."""
+    x = rings(N, 0)
+    source = FromDataset(TensorDataset(x), workers=workers)
+    assert (source.event, source.conditions, len(source)) == ((2,), (), N)
+    assert torch.equal(next(source.serve(N, 3)).x, next(Data(x).serve(N, 3)).x)
+    assert torch.equal(next(as_source(TensorDataset(x)).serve(N, 3)).x, next(source.serve(N, 3)).x)
+    levels = FromDataset([[row] for row in LEVELS], bins=256)
+    assert torch.equal(next(levels.serve(N, 3)).x, next(DATA.serve(N, 3)).x)
+    with torch.random.fork_rng():
+        model = ScoreNetwork(MLP((2,), 8), VPSDE(), V())
+    assert len(list(fit(model, TensorDataset(x), steps=2, batch=5, progress=False))) == 2
+
+
+def test_a_tuple_of_one_has_no_label() -> None:
+    with pytest.raises(ValueError, match=r"hold x alone, and conditions=\['label'\] are wanted"):
+        FromDataset(TensorDataset(rings(N, 0)), conditions=("label",))
+    mixed = [(torch.zeros(2),), (torch.zeros(2), 1)]
+    with pytest.raises(ValueError, match="same keys in every sample"):
+        next(FromDataset(mixed).serve(2, 0))
+    with pytest.raises(ValueError, match="got 0 parts"):
+        FromDataset([()])
+
+
 def test_levels_cross_to_the_device_as_bytes() -> None:
     crossed: list[torch.dtype] = []
 
@@ -497,6 +522,39 @@ def test_a_loader_is_passed_over_again_and_again() -> None:
     with torch.random.fork_rng():
         model = ScoreNetwork(MLP((2,), 8, classes=3), VPSDE(), V())
     assert len(list(fit(model, loader, steps=6, batch=5, progress=False))) == 6
+
+
+@pytest.mark.parametrize("kind", [list, tuple])
+def test_a_loader_of_one_tensor_gives_lists_of_one(kind: Any) -> None:
+    """As torch's DataLoader of a TensorDataset of one tensor collates them: [x]."""
+    x = rings(20, 0)
+    loader = DataLoader(
+        TensorDataset(x), batch_size=5, collate_fn=None, generator=torch.Generator()
+    )
+    assert isinstance(next(iter(loader)), list)
+    batches = [kind(batch) for batch in loader]
+    for source in (as_source(iter(batches)), FromBatches(replayed(loader), event=(2,))):
+        assert (source.event, source.conditions) == ((2,), ())
+        for k, batch in enumerate(itertools.islice(source.serve(5, 0), 4)):
+            assert torch.equal(batch.x, x[5 * k : 5 * k + 5])
+            assert batch.condition == {}
+    with torch.random.fork_rng():
+        model = ScoreNetwork(MLP((2,), 8), VPSDE(), V())
+    assert len(list(fit(model, loader, steps=6, batch=5, progress=False))) == 6
+
+
+def test_a_batch_without_the_named_key_is_refused_in_words() -> None:
+    source = FromBatches(replayed([{"image": torch.zeros(4, 2)}]), event=(2,))
+    with pytest.raises(ValueError, match=r"must have \['x'\], and have \['image'\]: name the key"):
+        next(source.serve(4, 0))
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda:99"])
+def test_sources_refuse_a_device_that_is_not_here(device: str) -> None:
+    x = rings(20, 0)
+    for source in (Data(x), FromDataset(TensorDataset(x)), FromBatches(replayed([x]), event=(2,))):
+        with pytest.raises(ValueError, match=f"device {device} cannot be used here"):
+            source.serve(20, 0, device=device)
 
 
 def test_an_iterator_loses_no_batch_and_ends() -> None:

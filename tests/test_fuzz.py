@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -31,6 +33,8 @@ from scoregen import _checks
         ("flowmaps.", 11),
         ("latent.", 1),
         ("baselines.", 9),
+        ("data.", 7),
+        ("training.", 7),
     ],
 )
 def test_bad_arguments_are_refused_in_words(package: str, every: int) -> None:
@@ -112,6 +116,74 @@ def test_sequences_are_checked_entry_by_entry() -> None:
     for bad in (1.0, "text", torch.ones(2, 2), None, {1: 2}):
         with pytest.raises(TypeError, match="b must be a sequence of real numbers, got"):
             _checks.check_numbers("b", bad)
+
+
+@pytest.mark.parametrize("value", ["a/b", Path("a/b")], ids=repr)
+def test_paths_are_text_or_paths(value: object) -> None:
+    assert _checks.check_path("out", value) == Path("a/b")
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (None, "out must be a path, a str or an os.PathLike, got None"),
+        (3, "out must be a path, a str or an os.PathLike, got 3"),
+        (b"a", "out must be a path, a str or an os.PathLike, got b'a'"),
+        ("", "out must be a path, got an empty string"),
+        ("a\0b", "out must be a path without null characters"),
+    ],
+    ids=repr,
+)
+def test_what_is_no_path_is_refused_by_name(value: object, message: str) -> None:
+    with pytest.raises((TypeError, ValueError), match=message):
+        _checks.check_path("out", value)
+
+
+@pytest.mark.parametrize("value", ["cpu", torch.device("cpu"), "meta"], ids=repr)
+def test_devices_are_names_or_devices(value: str | torch.device) -> None:
+    assert _checks.check_device("device", value) == torch.device(value)
+
+
+@pytest.mark.parametrize("value", ["gpu", "cuda:99", "", -1], ids=repr)
+def test_devices_that_are_not_here_are_refused_with_those_that_are(value: object) -> None:
+    with pytest.raises(ValueError, match=r"device .*cannot be used here \(.+\); there are: cpu"):
+        _checks.check_device("device", value)
+
+
+@pytest.mark.parametrize("value", [None, 0.0, True, (), torch.tensor(0)], ids=repr)
+def test_what_is_no_device_is_refused_by_name(value: object) -> None:
+    with pytest.raises(TypeError, match="device must be a device, such as 'cpu' or 'cuda:0', got"):
+        _checks.check_device("device", value)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: sg.data.moons(1e3, 0), "n must be an integer, got 1000.0"),
+        (lambda: sg.data.moons(9, None), "seed must be an integer, got None"),
+        (lambda: sg.data.moons(9, 2**64), r"seed must lie in 0 .. 2\^64 - 1, got 184467"),
+        (lambda: sg.data.load(None), "path must be a path, a str or an os.PathLike, got None"),
+        (lambda: sg.data.from_levels([0, 1], 2), r"levels must be a torch.Tensor, got \[0, 1\]"),
+        (lambda: sg.data.from_levels(torch.arange(2), math.nan), "bins must be an integer, got"),
+        (lambda: sg.Data(torch.ones(2), range=1), "range must be a sequence of real numbers"),
+        (lambda: sg.Data(torch.ones(2), name=3), "name must be a str, such as"),
+        (lambda: sg.Data(torch.ones(2), units=(0.0, 1.0)), "units must be a Units, such as"),
+    ],
+)  # fmt: skip
+def test_bad_data_are_refused_in_words(call: Callable[[], object], message: str) -> None:
+    with pytest.raises((TypeError, ValueError), match=message):
+        call()
+
+
+def test_a_range_is_two_finite_numbers_in_order() -> None:
+    assert _checks.check_range("range", (0, np.float32(1))) == (0.0, 1.0)
+    assert _checks.check_range("range", torch.tensor([-1.0, 1.0])) == (-1.0, 1.0)
+    for bad in ((1.0, 1.0), (1.0, 0.0), (0.0, math.inf), (math.nan, 1.0), (0.0, 1.0, 2.0), ()):
+        with pytest.raises(ValueError, match="range"):
+            _checks.check_range("range", bad)
+    for kind in (None, 3, "01", (0.0, "1"), {0.0: 1.0}):
+        with pytest.raises(TypeError, match="range"):
+            _checks.check_range("range", kind)
 
 
 def test_an_object_of_the_wrong_kind_is_refused_with_an_example() -> None:

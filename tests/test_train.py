@@ -16,6 +16,7 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -40,7 +41,7 @@ from scoregen.objectives import (
 )
 from scoregen.training import EMA, TrainingError, TrainStep, card, fingerprint, fit, load
 from scoregen.training.ema import ema_decay
-from scoregen.training.settings import learning_rate
+from scoregen.training.settings import TrainSettings, learning_rate
 
 # most networks here are the tests' own, which a checkpoint cannot rebuild
 pytestmark = [
@@ -515,6 +516,78 @@ def test_bad_arguments_are_refused(change: dict[str, Any], kind: type) -> None:
     data = arguments.pop("data", labelled())
     with pytest.raises(kind):
         fit(model(), data, **arguments)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"objective": 3}, r"objective must be a function \(model, x0, \*, generator, "),
+        ({"objective": DenoisingScoreMatching}, "got the class .*: make an instance of it"),
+        ({"seed": 2**64}, r"seed must lie in 0 .. 2\^64 - 1"),
+        ({"label_dropout": torch.ones(2)}, "label_dropout must be a real number, got a tensor"),
+        ({"dropout": 0.1}, "dropout must be a Mapping, such as {\"label\": 0.1}; got 0.1"),
+        ({"dropout": {"label": "0.1"}}, r"dropout\['label'\] must be a real number, got '0.1'"),
+        ({"out": 3}, "out must be a path, a str or an os.PathLike, got 3"),
+        ({"out": ""}, "out must be a path, got an empty string"),
+        ({"device": "gpu"}, r"device gpu cannot be used here \(.*\); there are: cpu"),
+        ({"device": 0.5}, "device must be a device, such as 'cpu' or 'cuda:0', got 0.5"),
+        ({"accelerator": "gpu"}, r"such as accelerate.Accelerator\(\); got 'gpu'"),
+        ({"shard": True}, r"shard must be a function \(model\), such as torch.distributed"),
+        ({"posthoc": 100}, r"posthoc must be a PostHoc, such as PostHoc\(every=100\); got 100"),
+        ({"watch": 100}, r"watch must be a Watch, such as Watch\(every=100, data=held_out\)"),
+        ({"objective_name": 1}, "objective_name must be a str"),
+        ({"resume": "no"}, "resume must be True or False, got 'no'"),
+        ({"progress": None}, "progress must be True or False, got None"),
+        ({"accumulate": 0.5}, "accumulate must be an integer, got 0.5"),
+    ],
+)  # fmt: skip
+def test_bad_arguments_are_refused_in_words(change: dict[str, Any], message: str) -> None:
+    arguments = {"steps": 12, "batch": 16, "progress": False, **change}
+    with pytest.raises((TypeError, ValueError), match=message):
+        fit(model(), labelled(), arguments.pop("objective", None), **arguments)
+
+
+def test_what_is_no_score_model_is_refused(tmp_path: Path) -> None:
+    net = nn.Linear(2, 2)
+    with pytest.raises(TypeError, match="model must be a score model, got the network Linear"):
+        fit(net, labelled(), steps=12)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="model must be a score model, got the network Linear"):
+        sg.save(net, tmp_path / "a")  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="model must be a Module, such as ScoreNetwork"):
+        EMA(lambda x: x)  # type: ignore[arg-type]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_numbers_of_every_library_train_the_same_and_resume(tmp_path: Path) -> None:
+    """They were written into the resume file, whose JSON knows Python's alone."""
+    whole, mine = model(), model()
+    lr = float(np.float32(0.01))
+    steps = train(whole, steps=20, lr=lr)
+    foreign = {
+        "steps": np.int64(20), "batch": torch.tensor(16), "lr": np.float32(0.01),
+        "seed": np.uint8(0), "weight_decay": np.float64(0.0), "ema_decay": np.float64(0.999),
+        "save_every": np.int32(5), "label_dropout": np.float64(0.1), "out": tmp_path,
+    }  # fmt: skip
+    # a tenth of the steps, as for 20 of Python's
+    assert [numbers(s) for s in train(mine, 6, **foreign)] == [numbers(s) for s in steps[:6]]
+    later = model(1)
+    rest = train(later, steps=20, lr=lr, save_every=5, out=str(tmp_path))
+    assert [numbers(s) for s in rest] == [numbers(s) for s in steps[6:]]
+    assert equal(bits(later), bits(whole))
+
+
+def test_settings_hold_pythons_numbers() -> None:
+    settings = TrainSettings(np.int64(10), torch.tensor(4), np.float32(0.5), dropout={"label": 1})
+    assert (settings.steps, settings.batch, settings.lr) == (10, 4, 0.5)
+    kinds = [type(v) for v in (settings.steps, settings.batch, settings.lr, settings.seed)]
+    assert kinds == [int, int, float, int]
+    assert json.dumps(settings.fixed())
+    for bad, words in (
+        ({"label": 2}, r"dropout\['label'\] must lie in \[0, 1\]"),
+        (0.1, "Mapping"),
+    ):
+        with pytest.raises((TypeError, ValueError), match=words):
+            TrainSettings(10, dropout=bad)  # type: ignore[arg-type]
 
 
 def test_an_unwritable_folder_is_found_before_the_first_step(tmp_path: Path) -> None:

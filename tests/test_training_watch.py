@@ -300,6 +300,44 @@ def test_trackers_get_the_numbers(accelerate: Any, tmp_path: Path) -> None:
 # Bad arguments
 
 
+def test_what_cannot_be_validated_is_refused() -> None:
+    net, batch = small(), Batch(moons(20, 1), {})
+    for arguments, message in (
+        ((nn.Identity(), batch), "model must be a score model, got the network Identity"),
+        ((net, moons(20, 1)), r"batch must be a Batch, such as Batch\(x, \{\}\); got a tensor"),
+        ((net, Batch(moons(20, 1), None)), "batch.condition must be a Mapping"),
+        ((net, Batch(moons(20, 1)[:0], {})), "batch.x must hold at least one sample"),
+        ((net, Batch(moons(20, 1) / 0, {})), "batch.x must be finite"),
+        ((net, batch, lambda model, x0: x0), "objective must be a DenoisingScoreMatching"),
+    ):
+        with pytest.raises((TypeError, ValueError), match=message):
+            validate(*arguments)  # type: ignore[arg-type]
+    for change in ({"levels": 0}, {"levels": 2.0}, {"chunk": 0}, {"chunk": None}, {"seed": -1}):
+        with pytest.raises((TypeError, ValueError), match=f"{next(iter(change))} must be"):
+            validate(net, batch, **change)  # type: ignore[arg-type]
+
+
+def test_a_range_that_no_card_holds_is_found_before_the_first_step(tmp_path: Path) -> None:
+    class Positive:
+        """A source of one's own, of positive numbers."""
+
+        name, event, bins, units, conditions, classes = "own", (2,), None, None, (), 0
+        range = (0.0, math.inf)
+
+        def identity(self) -> str:
+            return "own"
+
+        def mean_square(self) -> float:
+            return 1.0
+
+        def serve(self, *arguments: Any, **named: Any) -> Any:
+            return Data(moons(60, 0).abs()).serve(*arguments, **named)
+
+    assert len(train(small(), data=Positive(), steps=2)) == 2
+    with pytest.raises(ValueError, match=r"data.range\[1\] must be finite, got inf"):
+        fit(small(), Positive(), steps=2, batch=16, out=tmp_path)
+
+
 def test_what_cannot_be_watched_is_refused_before_the_first_step(tmp_path: Path) -> None:
     held_out = Data(moons(300, 1))
     with pytest.raises(ValueError, match="something to look at"):

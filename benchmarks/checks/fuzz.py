@@ -437,6 +437,7 @@ HANDED_ON = {"models.Shared", "energies.energy_of", "mcmc.leapfrog", "mcmc.effec
 # What is a value of its own.
 MEANT = {
     ("solvers.TauInterval", "high", "inf"),  # churn at every noise level
+    ("training.TrainSettings", "grad_clip", "inf"),  # gradients are not clipped
     # the squared error, as the limit of the pseudo-Huber distance
     *((f"flowmaps.{name}", "c", "inf") for name in (
         "Consistency", "ConsistencyDistillation", "Lagrangian", "LagrangianSteps", "MeanFlow",

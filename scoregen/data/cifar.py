@@ -8,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from .._checks import check_choice, check_kind
+from .._checks import check_choice, check_path
 from .dataset import Data
 from .pickles import read_pickle
 
@@ -49,8 +49,7 @@ def cifar10(folder: str | Path, split: Literal["train", "test"] = "train") -> Da
         FileNotFoundError: /nowhere has neither data_batch_1 nor data_batch_1.bin; unpack ...
     """
     check_choice("split", split, ("train", "test"))
-    check_kind("folder", folder, (str, Path), '"cifar-10-batches-py"')
-    folder = Path(folder)
+    folder = check_path("folder", folder)
     parts = [_read(folder, name) for name in _FILES[split]]
     x = np.concatenate([x for x, _ in parts]).reshape(-1, *_EVENT)
     label = np.concatenate([label for _, label in parts]).astype(np.int64)

@@ -10,10 +10,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .._checks import (
+    check_count,
+    check_device,
+    check_entries,
+    check_kind,
+    check_number,
+    check_range,
+)
 from .._rows import moved
 from .batch import Batch
 from .levels import beyond, check_bins, check_levels, on_range
-from .order import order, stream
+from .order import check_seed, order, stream
 from .units import Units
 
 
@@ -58,10 +66,17 @@ class Data:
         class_names: tuple[str, ...] | None = None,
         units: Units | None = None,
     ) -> None:
+        range = None if range is None else check_range("range", range)
+        bins = None if bins is None else check_bins(bins)
+        check_kind("name", name, str, '"faces"')
+        if units is not None:
+            check_kind("units", units, Units, "Units((0.5,), (2.0,))")
         whole = isinstance(x, Tensor) and bins is not None and not _is_float(x)
         if whole and bins is not None:
-            if range not in (None, (-1, 1)):
-                raise ValueError(f"levels are put on [-1, 1]; leave range={range} out")
+            if range is not None and range != (-1, 1):
+                raise ValueError(
+                    f"levels are put on [-1, 1]; leave range=({range[0]:g}, {range[1]:g}) out"
+                )
             check_levels(x, bins)
             _check_size(x)
             range = (-1.0, 1.0)
@@ -69,12 +84,15 @@ class Data:
             _check_x(x)
         if label is not None:
             _check_label(label, len(x))
-        if class_names is not None and (label is None or int(label.max()) >= len(class_names)):
-            raise ValueError(f"class_names must name every label, got {class_names}")
+        if class_names is not None:
+            class_names = tuple(check_entries("class_names", class_names, "strings"))
+            for i, entry in enumerate(class_names):
+                check_kind(f"class_names[{i}]", entry, str, '"cat"')
+            if label is None or int(label.max()) >= len(class_names):
+                raise ValueError(f"class_names must name every label, got {class_names}")
         if not whole and range is not None:
-            _check_range(x, *range)
+            _check_within(x, *range)
         if not whole and bins is not None:
-            check_bins(bins)
             if range is None:
                 raise ValueError(f"bins={bins} needs the range over which they are spaced")
             _check_on_levels(x, *range, bins)
@@ -125,6 +143,7 @@ class Data:
             seed: The same seed always gives the same parts.
 
         Raises:
+            TypeError: If `test` is no number, or `seed` no whole one.
             ValueError: If one of the parts would be empty.
 
         Example:
@@ -132,9 +151,11 @@ class Data:
             >>> len(train), len(test)
             (7, 3)
         """
-        n = len(self)
-        count = round(test * n) if isinstance(test, float) else test
-        if not 0 < count < n or (isinstance(test, float) and test >= 1):
+        n, seed = len(self), check_seed(seed)
+        fraction = _is_fraction(test)
+        test = check_number("test", test) if fraction else check_count("test", test)
+        count = round(test * n) if fraction else int(test)
+        if not 0 < count < n or (fraction and test >= 1):
             raise ValueError(
                 f"test must leave at least one of the {n} samples on either side: a count in "
                 f"1 .. {n - 1} or a fraction in (0, 1); got {test}, that is {count} samples"
@@ -209,7 +230,8 @@ class Data:
                     [-1., -1.]])
         """
         orders = order(len(self), batch, seed, first_step, rows)
-        return (self._batch(part, device) for part in orders)
+        place = check_device("device", device)
+        return (self._batch(part, place) for part in orders)
 
     def _batch(self, rows: np.ndarray, device: torch.device | str) -> Batch:
         x, label = self._rows(rows)
@@ -286,6 +308,13 @@ class Data:
         )
 
 
+def _is_fraction(test: object) -> bool:
+    """Whether a share is meant, as 0.25, and no count; also of NumPy's and torch's numbers."""
+    if isinstance(test, Tensor):
+        return test.is_floating_point()
+    return isinstance(test, float | np.floating)
+
+
 def _is_float(x: Tensor) -> bool:
     return x.dtype.is_floating_point or x.dtype.is_complex
 
@@ -323,12 +352,10 @@ def _check_label(label: Tensor, n: int) -> None:
         raise ValueError(f"labels must be >= 0, got {int(label.min())}")
 
 
-def _check_range(x: Tensor, low: float, high: float) -> None:
-    if not low < high:
-        raise ValueError(f"range must be (low, high) with low < high, got ({low}, {high})")
+def _check_within(x: Tensor, low: float, high: float) -> None:
     if found := beyond(x, low, high):
         raise ValueError(
-            f"values must stay in the declared range [{low}, {high}], got {found[0]} .. "
+            f"values must stay in the declared range [{low:g}, {high:g}], got {found[0]} .. "
             f"{found[1]}; 8-bit images are put on [-1, 1] by from_levels(x, bins=256)"
         )
 
@@ -341,6 +368,6 @@ def _check_on_levels(x: Tensor, low: float, high: float, bins: int) -> None:
     if float(off) > 0.1:
         raise ValueError(
             f"bins={bins} says that the values stand on {bins} equally spaced levels over "
-            f"[{low}, {high}], but one is {float(off):.2g} of a level away; "
+            f"[{low:g}, {high:g}], but one is {float(off):.2g} of a level away; "
             "leave bins out for continuous data"
         )

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
-from .._checks import check_count
+from .._checks import check_count, check_device
 from .._identity import identity as digest
 from .batch import Batch
 from .items import Items, ItemSource, Stored
@@ -35,7 +35,8 @@ class FromDataset(ItemSource):
 
     Args:
         dataset: Such as a `torch.utils.data.Dataset`, a Hugging Face dataset, an array or memory
-            map of shape (N, *event), or a dict of arrays of N rows each.
+            map of shape (N, *event), or a dict of arrays of N rows each. An item is x, (x,), a pair
+            (x, label), or a dict.
         x: The key of x in items that are dicts.
         conditions: Names of the conditions, or a dict from each name to its key in the items; None
             for every other key (of a pair, for its label), () for none. Labels are whole numbers
@@ -105,7 +106,8 @@ class FromDataset(ItemSource):
         total = hashlib.sha256(f"{self.size} {self.bins}".encode())
         chunks = np.split(np.arange(self.size), np.arange(_CHUNK, self.size, _CHUNK))
         label = f"reading {self.name} once, to identify it"
-        for part in tqdm(self._loader(chunks, "cpu"), label, len(chunks), disable=None, delay=2):
+        parts = self._loader(chunks, torch.device("cpu"))
+        for part in tqdm(parts, label, len(chunks), disable=None, delay=2):
             total.update(digest((part.x, part.condition)).encode())
         return total.hexdigest()
 
@@ -130,12 +132,13 @@ class FromDataset(ItemSource):
             ValueError: If `batch` is not in 1 .. N, or `first_step` is negative.
         """
         wanted = order(self.size, batch, seed, first_step, rows)
-        return (self.items.serve(stored, device) for stored in self._loader(wanted, device))
+        place = check_device("device", device)
+        return (self.items.serve(stored, place) for stored in self._loader(wanted, place))
 
     def _rows(self) -> _Rows:
         return _Rows(self.dataset, self.items)
 
-    def _loader(self, wanted: Any, device: torch.device | str) -> Iterator[Stored]:
+    def _loader(self, wanted: Any, place: torch.device) -> Iterator[Stored]:
         """Reads rows by rows, ahead of their use where there are workers."""
         loader: DataLoader[Stored] = DataLoader(
             self._rows(),
@@ -143,7 +146,7 @@ class FromDataset(ItemSource):
             batch_size=None,
             num_workers=self.workers,
             collate_fn=_unchanged,
-            pin_memory=torch.device(device).type == "cuda",
+            pin_memory=place.type == "cuda",
             worker_init_fn=_quiet,
             # the loader draws a seed for its workers; the global generator stays where it is
             generator=torch.Generator().manual_seed(0),

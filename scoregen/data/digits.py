@@ -5,6 +5,7 @@ from typing import Literal
 import numpy as np
 import torch
 
+from .._checks import check_choice
 from .dataset import Data
 from .levels import from_levels
 from .order import stream
@@ -40,8 +41,7 @@ def digits(split: Literal["train", "test", "all"] = "train") -> Data:
         >>> data.x.shape, data.classes
         (torch.Size([297, 1, 8, 8]), 10)
     """
-    if split not in ("train", "test", "all"):
-        raise ValueError(f"split must be 'train', 'test' or 'all', got {split!r}")
+    check_choice("split", split, ("train", "test", "all"))
     try:
         from sklearn.datasets import load_digits
     except ImportError as error:

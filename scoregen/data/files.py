@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import math
+import os
 import struct
 import warnings
 import zipfile
@@ -19,9 +20,11 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.serialization import get_unsafe_globals_in_checkpoint
 
+from .._checks import check_choice, check_count, check_path, check_range
 from .arrays import tensor_of
 from .dataset import Data
-from .images import read_images
+from .images import MODES, read_images
+from .levels import check_bins
 
 _KEYS = (("x", "y"), ("images", "labels"))
 _LARGEST = 1 << 35
@@ -29,11 +32,11 @@ _IDX_TYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0
 
 
 def load(
-    path: str | Path,
+    path: str | os.PathLike[str],
     *,
     range: tuple[float, float] | None = None,
     bins: int | None = None,
-    labels: str | Path | Tensor | None = None,
+    labels: str | os.PathLike[str] | Tensor | None = None,
     mode: str | None = None,
     largest: int = _LARGEST,
 ) -> Data:
@@ -79,13 +82,17 @@ def load(
         ...     load(f"{folder}/points.npy").x.shape
         torch.Size([4, 2])
     """
-    path = Path(path)
+    path, largest = check_path("path", path), check_count("largest", largest)
+    range = None if range is None else check_range("range", range)
+    bins = None if bins is None else check_bins(bins)
+    if mode is not None:
+        check_choice("mode", mode, MODES)
     content = _read(path, mode, largest)
     found = content.label
     if found is not None and labels is not None:
         raise ValueError(f"{path} has labels of its own; leave `labels` out")
-    if isinstance(labels, (str, Path)):
-        other = _read(Path(labels), None, largest)
+    if isinstance(labels, str | os.PathLike):
+        other = _read(check_path("labels", labels), None, largest)
         if other.label is not None:
             raise ValueError(f"{labels} should hold labels alone, but holds labels and data")
         found = other.values
@@ -269,8 +276,11 @@ def _scale(
             f"{path} holds {values.dtype}, which says nothing of the scale: pass bins=K if they "
             "are levels 0 .. K - 1, or store floats"
         )
-    if range not in (None, (-1, 1)):
-        raise ValueError(f"levels are put on [-1, 1]; leave range={range} out, or store floats")
+    if range is not None and range != (-1, 1):
+        raise ValueError(
+            f"levels are put on [-1, 1]; leave range=({range[0]:g}, {range[1]:g}) out, or store "
+            "floats"
+        )
     return _narrowest(values, bins), None, bins
 
 

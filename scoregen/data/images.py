@@ -44,8 +44,6 @@ def read_images(
         raise ImportError(
             "reading images needs pillow, which is not installed; pip install 'scoregen[data]'"
         ) from error
-    if mode is not None and mode not in MODES:
-        raise ValueError(f"mode must be one of {', '.join(MODES)}, got {mode!r}")
     files, label, names = _list_images(folder)
     images: list[np.ndarray] = []
     damage = (OSError, SyntaxError, ValueError, TypeError, KeyError, MemoryError, OverflowError)

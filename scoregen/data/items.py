@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, Self
 import torch
 from torch import Tensor
 
-from .._checks import check_choice, check_count, check_flag, check_kind, check_numbers, shown
+from .._checks import check_choice, check_count, check_flag, check_kind, check_range, shown
 from ..models.conditions import expand, rows
 from .arrays import stacked, tensor_of
 from .batch import Batch
@@ -43,7 +43,7 @@ class Stored(NamedTuple):
 
 @dataclass(frozen=True)
 class Items:
-    """What an item is: x alone, a pair (x, label), or a dict of x and conditions.
+    """What an item is: x or (x,) alone, a pair (x, label), or a dict of x and conditions.
 
     x is a tensor, an array or a PIL image. Whole numbers are levels and need `bins`:
 
@@ -86,18 +86,15 @@ class Items:
         if self.conditions is not None:
             object.__setattr__(self, "conditions", _keys(self.conditions))
         if self.classes is not None:
-            check_count("classes", self.classes)
+            object.__setattr__(self, "classes", check_count("classes", self.classes))
         check_flag("channels_last", self.channels_last)
         if self.bins is not None:
-            check_bins(check_count("bins", self.bins))
-            if self.range is not None and check_numbers("range", self.range) != (-1, 1):
+            object.__setattr__(self, "bins", check_bins(self.bins))
+            if self.range is not None and check_range("range", self.range) != (-1, 1):
                 raise ValueError(f"levels are put on [-1, 1]; leave range={self.range} out")
             object.__setattr__(self, "range", (-1.0, 1.0))
         if self.range is not None:
-            ends = check_numbers("range", self.range)
-            if len(ends) != 2 or not ends[0] < ends[1]:
-                raise ValueError(f"range must be (low, high) with low < high, got {ends}")
-            object.__setattr__(self, "range", ends)
+            object.__setattr__(self, "range", check_range("range", self.range))
 
     def with_classes(self, classes: int | None) -> Items:
         """The same, with the number of classes where it was not given."""
@@ -141,20 +138,23 @@ class Items:
         }
         return self._checked(x, ready)
 
-    def serve(self, stored: Stored, device: torch.device | str) -> Batch:
+    def serve(self, stored: Stored, device: torch.device) -> Batch:
         """The batch on a device, where levels are put on [-1, 1]: a quarter of the bytes moves."""
         x = stored.x.to(device, non_blocking=stored.x.is_pinned())
-        condition = expand(stored.condition, len(x), torch.device(device))
+        condition = expand(stored.condition, len(x), device)
         return Batch(x if self.bins is None else on_range(x, self.bins), condition)
 
     def _parts(self, item: Any) -> tuple[Any, dict[str, Any]]:
         if isinstance(item, Mapping):
-            return item[self.x], {name: item[key] for name, key in self.keys(item).items()}
-        if isinstance(item, tuple | list):
+            keys = self.keys(item)
+            return item[self.x], {name: item[key] for name, key in keys.items()}
+        if isinstance(item, tuple | list) and len(item) == 1:
+            (item,) = item  # x alone, as torch's TensorDataset(x) gives it
+        elif isinstance(item, tuple | list):
             if len(item) != 2:
                 raise ValueError(
-                    f"items must be x, a pair (x, label) or a dict, got {len(item)} parts; return "
-                    "a dict of x and the conditions by name"
+                    f"items must be x, (x,), a pair (x, label) or a dict, got {len(item)} parts; "
+                    "return a dict of x and the conditions by name"
                 )
             names = ["label"] if self.conditions is None else list(self.conditions)
             self._only_labels(names)

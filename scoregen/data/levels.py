@@ -5,6 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from .._checks import check_count, check_finite, check_tensor
+
+__all__ = ["from_levels", "to_levels"]
+
 
 def from_levels(levels: Tensor, bins: int) -> Tensor:
     """Puts whole-number levels 0 .. bins - 1 on [-1, 1].
@@ -26,12 +30,13 @@ def from_levels(levels: Tensor, bins: int) -> Tensor:
         >>> from_levels(torch.tensor([0, 51, 255]), bins=256)
         tensor([-1.0000, -0.6000,  1.0000])
     """
-    check_levels(levels, bins)
+    bins = check_bins(bins)
+    check_levels(check_tensor("levels", levels), bins)
     return on_range(levels, bins)
 
 
 def check_levels(levels: Tensor, bins: int) -> None:
-    check_bins(bins)
+    """Refuse what are no levels 0 .. bins - 1; `bins` is checked where it is declared."""
     if levels.dtype.is_floating_point or levels.dtype.is_complex or levels.dtype == torch.bool:
         raise TypeError(f"levels must be an integer tensor, got {levels.dtype}")
     if levels.numel() and (levels.dtype != torch.uint8 or bins < 256):
@@ -77,16 +82,25 @@ def to_levels(x: Tensor, bins: int) -> Tensor:
         >>> to_levels(torch.tensor([-1.0, -0.6001, 1.3]), bins=256)
         tensor([  0,  51, 255])
     """
-    check_bins(bins)
-    if not x.dtype.is_floating_point:
+    bins = check_bins(bins)
+    if not check_tensor("x", x).is_floating_point():
         raise TypeError(f"x must be a floating tensor on [-1, 1], got {x.dtype}")
-    if not bool(x.isfinite().all()):
-        raise ValueError("x must be finite to have a nearest level, got NaN or infinity")
+    check_finite("x", x)
     return (x.double().add_(1).mul_((bins - 1) / 2) + 0.5).floor_().clamp_(0, bins - 1).long()
 
 
-def check_bins(bins: int) -> None:
-    if bins < 2:
-        raise ValueError(f"bins must be at least 2, got {bins}")
-    if bins > 1 << 24:
-        raise ValueError(f"bins must be at most 2^24, the whole numbers of float32, got {bins}")
+def check_bins(bins: object) -> int:
+    """The number of levels as an int.
+
+    Raises:
+        TypeError: If it is no whole number.
+        ValueError: If there are fewer than two, or more than float32 keeps apart.
+
+    Example:
+        >>> check_bins(torch.tensor(256))
+        256
+    """
+    count = check_count("bins", bins, 2)
+    if count > 1 << 24:
+        raise ValueError(f"bins must be at most 2^24, the whole numbers of float32, got {count}")
+    return count

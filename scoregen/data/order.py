@@ -8,7 +8,24 @@ import numpy as np
 
 from .._checks import check_count, check_kind
 
-__all__ = ["order", "stream"]
+__all__ = ["check_seed", "order", "stream"]
+
+
+def check_seed(seed: object) -> int:
+    """A seed of `stream` as an int, which `stream` itself, called in every step, does not check.
+
+    Raises:
+        TypeError: If it is no whole number.
+        ValueError: If it lies outside of 0 .. 2^64 - 1.
+
+    Example:
+        >>> check_seed(np.int64(3))
+        3
+    """
+    number = check_count("seed", seed, 0)
+    if number >= 2**64:
+        raise ValueError(f"seed must lie in 0 .. 2^64 - 1, got {number}; take its remainder")
+    return number
 
 
 def stream(seed: int, index: int = 0) -> np.random.Generator:
@@ -59,7 +76,7 @@ def order(
     batch, first_step = check_count("batch", batch, 0), check_count("first_step", first_step, 0)
     if not 0 < batch <= samples:
         raise ValueError(f"batch must be in 1 .. {samples}, the number of samples, got {batch}")
-    stream(check_count("seed", seed, 0))
+    seed = check_seed(seed)
     check_kind("rows", part, slice, "slice(0, 16)")
     return (rows[part] for rows in _orders(samples, batch, seed, first_step))
 

@@ -8,10 +8,17 @@ from typing import Any
 
 import torch
 
-from .._checks import check_callable, check_count, check_counts, check_flag, check_kind
+from .._checks import (
+    check_callable,
+    check_count,
+    check_counts,
+    check_device,
+    check_flag,
+    check_kind,
+)
 from .batch import Batch
 from .items import Items, ItemSource
-from .order import stream
+from .order import check_seed
 
 __all__ = ["FromBatches", "once", "replayed"]
 
@@ -30,7 +37,7 @@ class FromBatches(ItemSource):
         event: Shape of one sample.
         x: The key of x in batches that are dicts.
         conditions: Names of the conditions, or a dict from each name to its key in the batches; ()
-            for none. A pair is (x, label).
+            for none. A pair is (x, label), and a list or tuple of one is x.
         bins: Number of levels of whole numbers, which become 2 level / (bins - 1) - 1; None for
             floats, which are kept as they are.
         range: The interval that floats cannot leave; (-1, 1) for levels.
@@ -104,14 +111,13 @@ class FromBatches(ItemSource):
             ValueError: Here if `batch` is not positive; while serving if a batch has another number
                 of rows, samples of another shape, or the iterable ends.
         """
-        check_count("batch", batch)
-        check_count("first_step", first_step, 0)
-        stream(check_count("seed", seed, 0))
+        batch, first_step = check_count("batch", batch), check_count("first_step", first_step, 0)
+        check_seed(seed)
         check_kind("rows", rows, slice, "slice(0, 16)")
-        return self._serve(batch, first_step, rows, device)
+        return self._serve(batch, first_step, rows, check_device("device", device))
 
     def _serve(
-        self, batch: int, first_step: int, rows: slice, device: torch.device | str
+        self, batch: int, first_step: int, rows: slice, device: torch.device
     ) -> Iterator[Batch]:
         wanted = len(range(batch)[rows])
         step = first_step
@@ -170,7 +176,7 @@ def once(iterable: Iterable[Any]) -> FromBatches:
     """A bare iterable as a source, described by its first batch, for a training from step 0.
 
     Args:
-        iterable: Of batches of floats: x, (x, label) or a dict of x and conditions.
+        iterable: Of batches of floats: x, (x,), (x, label) or a dict of x and conditions.
 
     Raises:
         ValueError: If it is empty.

@@ -4,19 +4,23 @@ Every function is a pure function of (n, seed), and a longer sample begins with 
 """
 
 import math
+import sys
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from .order import stream
+from .._checks import check_count, check_number
+from .order import check_seed, stream
+
+# of numbers whose square is a number of full precision
+_LEAST, _MOST = math.sqrt(sys.float_info.min), math.sqrt(sys.float_info.max)
 
 
 def _draws(n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Uniforms (n, 3) and normals (n, 2), from two streams so that rows do not shift."""
-    if n < 1:
-        raise ValueError(f"n must be at least 1, got {n}")
+    n, seed = check_count("n", n), check_seed(seed)
     return stream(seed, 0).random((n, 3)), stream(seed, 1).standard_normal((n, 2))
 
 
@@ -208,14 +212,15 @@ def grid_modes(side: int = 5, spacing: float = 0.7, std: float = 0.07) -> Modes:
         std: Standard deviation of each mode.
 
     Raises:
-        ValueError: If one of them is not positive.
+        ValueError: If one of them is not positive, or too large to be squared.
 
     Example:
         >>> grid_modes(3).means.shape
         torch.Size([9, 2])
     """
-    if side < 1 or not (0 < spacing < math.inf and 0 < std < math.inf):
-        raise ValueError(f"side, spacing and std must be positive, got {side}, {spacing} and {std}")
+    side = check_count("side", side)
+    spacing = check_number("spacing", spacing, 0.0, sys.float_info.max / side, open_low=True)
+    std = check_number("std", std, _LEAST, _MOST)
     axis = spacing * (np.arange(side) - (side - 1) / 2)
     return _round_modes(np.stack(np.meshgrid(axis, axis), axis=-1).reshape(-1, 2), std)
 

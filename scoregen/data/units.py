@@ -7,6 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from .._checks import check_tensor
+
 __all__ = ["Units"]
 
 
@@ -28,6 +30,7 @@ class Units(NamedTuple):
     std: tuple[float, ...]
 
     def _like(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        check_tensor("x", x)
         shape = (1, len(self.mean), *(1,) * (x.dim() - 2)) if x.dim() > 1 else (1,)
         if x.dim() > 1 and x.shape[1] != len(self.mean):
             raise ValueError(f"x must have {len(self.mean)} channels, got {tuple(x.shape)}")

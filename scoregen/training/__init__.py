@@ -3,8 +3,9 @@
 Start with `fit`, `save` and `load`.
 """
 
-from .checkpoint import CheckpointError, card, digits_model, fingerprint, load, save
+from .checkpoint import CheckpointError, card, digits_model, load, save
 from .ema import EMA
+from .fingerprints import fingerprint
 from .fit import fit
 from .posthoc import PostHoc, PowerEMA, reconstruct
 from .settings import TrainSettings

@@ -21,38 +21,31 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from .._checks import check_choice, check_count
+from .._checks import (
+    check_choice,
+    check_count,
+    check_counts,
+    check_device,
+    check_flag,
+    check_kind,
+    check_path,
+    check_range,
+)
 from .._files import CheckpointError, check_finite, probe, sweep, temporary, write
-from .._identity import identity
 from .._version import __version__
 from ..data import Units
+from ..data.levels import check_bins
 from ..models import ScoreModel, ScoreNetwork
+from ..models.base import check_model
 from .card import core, describe_model, parts_of, rebuild
 
-__all__ = ["CheckpointError", "card", "digits_model", "fingerprint", "load", "probe", "save"]
+__all__ = ["CheckpointError", "card", "digits_model", "load", "probe", "save"]
 
 FORMAT = 2
 _KIND = "scoregen checkpoint"
 _CARD, _WEIGHTS, _NEXT = "card.json", "model.safetensors", "next.safetensors"
 _LARGEST_CARD = 1 << 24
 DIGITS = Path(str(files("scoregen.data").joinpath("digits_v")))
-
-
-def fingerprint(model: nn.Module) -> str:
-    """Twelve hexadecimal digits that change with whatever changes what a model predicts.
-
-    Args:
-        model: any module; weights, buffers, settings, bound conditions, code and closures count.
-
-    Raises:
-        IdentityError: where something that decides the prediction cannot be read.
-
-    >>> from scoregen import VPSDE, Gaussian
-    >>> a, b = (Gaussian(VPSDE(), torch.zeros(2), v) for v in (1.0, 2.0))
-    >>> len(fingerprint(a)), fingerprint(a) == fingerprint(b)
-    (12, False)
-    """
-    return identity(model)[:12]
 
 
 def check_target(folder: Path, overwrite: bool) -> None:
@@ -69,7 +62,7 @@ def check_target(folder: Path, overwrite: bool) -> None:
 
 def save(
     model: ScoreModel,
-    folder: str | Path,
+    folder: str | os.PathLike[str],
     *,
     steps: int = 0,
     weights: Literal["ema", "raw"] = "raw",
@@ -99,14 +92,25 @@ def save(
 
     Raises:
         CheckpointError: if the folder exists, cannot be written, or a weight is not finite.
+        ValueError, TypeError: for an argument of another kind, or outside its range.
 
     >>> import tempfile
     >>> from scoregen import MLP, V, VPSDE, ScoreNetwork
     >>> folder = Path(tempfile.mkdtemp()) / "mine"
     >>> model = load(save(ScoreNetwork(MLP(), VPSDE(), V()), folder))
     """
+    check_model(model)
+    folder = check_path("folder", folder)
+    steps = check_count("steps", steps, 0)
     check_choice("weights", weights, ("ema", "raw"))
-    folder = Path(folder)
+    ends = None if data_range is None else check_range("data_range", data_range)
+    bins = None if bins is None else check_bins(bins)
+    shape = None if event is None else check_counts("event", event)
+    if units is not None:
+        check_kind("units", units, Units, "Units((0.5,), (2.0,))")
+    if extra is not None:
+        check_kind("extra", extra, dict, '{"data": "faces"}')
+    check_flag("overwrite", overwrite)
     check_target(folder, overwrite)
     probe(folder.parent)
     tensors = {_plain(k): v.detach().cpu().clone() for k, v in core(model).state_dict().items()}
@@ -118,8 +122,8 @@ def save(
         "scoregen": __version__,
         "torch": torch.__version__,
         **describe_model(model),
-        "event": None if event is None else list(event),
-        "data_range": None if data_range is None else list(data_range),
+        "event": shape,
+        "data_range": ends,
         "bins": bins,
         "units": None if units is None else units._asdict(),
         "weights": {
@@ -128,7 +132,7 @@ def save(
             "sha256": hashlib.sha256(content).hexdigest(),
             "parameters": sum(p.numel() for p in model.parameters()),
         },
-        "steps": check_count("steps", steps, 0),
+        "steps": steps,
         "extra": extra or {},
     }
     try:
@@ -184,7 +188,7 @@ def _plain(name: str) -> str:
     return name.replace("_orig_mod.", "")
 
 
-def card(folder: str | Path) -> dict[str, Any]:
+def card(folder: str | os.PathLike[str]) -> dict[str, Any]:
     """What is known of a checkpoint, without reading its weights.
 
     Raises:
@@ -195,7 +199,7 @@ def card(folder: str | Path) -> dict[str, Any]:
         ...
     scoregen._files.CheckpointError: there is no checkpoint at nowhere
     """
-    folder = Path(folder)
+    folder = check_path("folder", folder)
     if folder.is_file():
         raise CheckpointError(
             f"{folder} is a single file, and a checkpoint is a folder with {_CARD} and {_WEIGHTS}; "
@@ -257,7 +261,7 @@ class _Undrawn(TorchFunctionMode):
 
 
 def load(
-    folder: str | Path,
+    folder: str | os.PathLike[str],
     *,
     net: nn.Module | None = None,
     model: ScoreModel | None = None,
@@ -281,18 +285,21 @@ def load(
     >>> digits_model().sde
     VPSDE(beta_min=0.1, beta_max=20.0, t_min=0.001, t_max=1.0)
     """
-    folder = Path(folder)
+    folder, place = check_path("folder", folder), check_device("device", device)
+    if net is not None:
+        check_kind("net", net, nn.Module, "MLP()")
     text = card(folder)
     if model is not None:
         if net is not None:
             raise TypeError("give load either net or model, not both")
+        check_model(model)
         _check_same(folder, text, model)
         made = model
     else:
         made = _made(folder, text, net)
     tensors = _read(folder, text["weights"])
     _fill(core(made), tensors, folder)
-    return made.eval().to(device)
+    return made.eval().to(place)
 
 
 def _made(folder: Path, text: dict[str, Any], net: nn.Module | None) -> ScoreModel:

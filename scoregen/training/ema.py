@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .._checks import check_number
+from .._checks import check_kind, check_number
 from .sharding import divide, gather, sharded
 
 __all__ = ["EMA", "ema_decay"]
@@ -60,6 +60,7 @@ class EMA(nn.Module):
 
     def __init__(self, model: nn.Module, decay: float = 0.999):
         super().__init__()
+        check_kind("model", model, nn.Module, "ScoreNetwork(net, VPSDE(), V())")
         self.decay = check_number("decay", decay, 0.0, 1.0, open_high=True)
         # on the host wherever the weights are: the next decay depends on it, and reading it must
         # not wait for a device

@@ -2,18 +2,31 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch.utils.data import Dataset
 
+from .._checks import (
+    check_callable,
+    check_count,
+    check_device,
+    check_flag,
+    check_kind,
+    check_number,
+    check_path,
+    check_range,
+    shown,
+)
 from .._files import probe
 from .._identity import recipe, structure
 from ..data import Source, as_source
 from ..models import Conditions, ScoreModel, conditions_of
+from ..models.base import check_model
 from ..objectives import DenoisingScoreMatching, Objective
 from .batches import ConditionDropout, warn_of_scale
 from .card import describe_model, undescribed
@@ -45,7 +58,7 @@ def fit(
     label_dropout: float | None = None,
     dropout: Mapping[str, float] | None = None,
     patience: int = 10,
-    out: str | Path | None = None,
+    out: str | os.PathLike[str] | None = None,
     save_every: int = 1000,
     resume: bool = True,
     objective_name: str | None = None,
@@ -122,11 +135,23 @@ def fit(
     >>> last.step, last.ema.sde == model.sde
     (3, True)
     """
-    if not isinstance(model, ScoreModel):
-        raise TypeError(
-            f"model must be a ScoreModel, got {type(model).__name__}; wrap a network: "
-            "ScoreNetwork(net, VPSDE(), V())"
-        )
+    check_model(model)
+    objective = DenoisingScoreMatching() if objective is None else objective
+    _check_objective(objective)
+    for name, value, kind, example in (
+        ("objective_name", objective_name, str, '"my loss, version 1"'),
+        ("posthoc", posthoc, PostHoc, "PostHoc(every=100)"),
+        ("watch", watch, Watch, "Watch(every=100, data=held_out)"),
+        ("accelerator", accelerator, Accelerator, "accelerate.Accelerator()"),
+    ):
+        if value is not None:
+            check_kind(name, value, kind, example)
+    if shard is not None:
+        check_callable("shard", shard, "(model), such as torch.distributed.fsdp.fully_shard")
+    check_flag("resume", resume)
+    check_flag("progress", progress)
+    folder = None if out is None else check_path("out", out)
+    steps = check_count("steps", steps)
     known = conditions_of(model) or Conditions()
     source = as_source(data, known.classes)
     _check_conditions(model, source, known)
@@ -136,7 +161,7 @@ def fit(
         batch=batch,
         lr=lr,
         seed=seed,
-        warmup=_warmup(steps) if warmup is None else warmup,
+        warmup=min(500, steps // 10) if warmup is None else warmup,
         weight_decay=weight_decay,
         grad_clip=grad_clip,
         ema_decay=ema_decay,
@@ -145,25 +170,26 @@ def fit(
         save_every=save_every,
         accumulate=_accumulate(accelerator, accumulate),
     )
-    parts = _world(accelerator, batch, settings.accumulate, shard) * settings.accumulate
-    source.serve(batch, seed)
+    parts = _world(accelerator, settings, shard) * settings.accumulate
+    source.serve(settings.batch, settings.seed)
+    if accelerator is not None:
+        device = accelerator.device
+    place = model.placement()[0] if device is None else check_device("device", device)
     power = source.mean_square()
     if power is not None:
         warn_of_scale(model, power)
-    objective = DenoisingScoreMatching() if objective is None else objective
-    if accelerator is not None:
-        device = accelerator.device
-    place = model.placement()[0] if device is None else torch.device(device)
     kept = None
-    if out is not None:
-        folder = probe(out)
+    if folder is not None:
+        folder = probe(folder)
         check_target(folder / "model", overwrite=True)
         identity = source.identity()
         if identity is None:
             raise ValueError(
-                f"nothing identifies the data {source.name!r}, so that out={str(out)!r} could be "
-                "continued with other data unnoticed: declare an identity, or leave `out` out"
+                f"nothing identifies the data {source.name!r}, so that out={str(folder)!r} could "
+                "be continued with other data unnoticed: declare an identity, or leave `out` out"
             )
+        if source.range is not None:
+            check_range("data.range", source.range)  # of a source of one's own: for the card
         _warn_of_own_parts(model, folder)
         description = {
             **settings.fixed(),
@@ -184,7 +210,7 @@ def fit(
     model.to(place)
     averages = [] if posthoc is None else posthoc.averages(model)
     done = {"step": 0, "skipped": 0, "failed": 0}
-    run = Run(model, EMA(model, ema_decay), averages, objective, done, {})
+    run = Run(model, EMA(model, settings.ema_decay), averages, objective, done, {})
     moments: Moments = {}
     if kept is not None:
         run.remember_start()
@@ -197,8 +223,22 @@ def fit(
     return Loop(run, source, settings, dropped, engine, kept).steps(progress)
 
 
-def _warmup(steps: int) -> int:
-    return min(500, steps // 10) if isinstance(steps, int) else 0
+@runtime_checkable
+class Accelerator(Protocol):
+    """What an `accelerate.Accelerator` is known by, which is not imported here."""
+
+    gradient_accumulation_steps: int
+    mixed_precision: str
+
+
+def _check_objective(objective: object) -> None:
+    """An objective is called as it is given: a class would be made in every step."""
+    if isinstance(objective, type):
+        raise TypeError(
+            f"objective must be an instance, such as DenoisingScoreMatching(); got "
+            f"{shown(objective)}: make an instance of it"
+        )
+    check_callable("objective", objective, "(model, x0, *, generator, **condition) of losses")
 
 
 def _check_conditions(model: ScoreModel, source: Source, known: Conditions) -> None:
@@ -226,8 +266,14 @@ def _shares(
     source: Source, label_dropout: float | None, dropout: Mapping[str, float] | None
 ) -> dict[str, float]:
     """The share of each condition that is replaced by its null value."""
-    shares = dict(dropout or {})
+    if dropout is not None:
+        check_kind("dropout", dropout, Mapping, '{"label": 0.1}')
+    shares = {
+        name: check_number(f"dropout[{name!r}]", share, 0.0, 1.0)
+        for name, share in (dropout or {}).items()
+    }
     if label_dropout is not None:
+        label_dropout = check_number("label_dropout", label_dropout, 0.0, 1.0)
         if "label" in shares:
             raise ValueError("give either label_dropout or dropout['label'], not both")
         if label_dropout and "label" not in source.conditions:
@@ -259,6 +305,7 @@ def _accumulate(accelerator: Any, accumulate: int | None) -> int:
     own = 1 if accelerator is None else accelerator.gradient_accumulation_steps
     if accumulate is None:
         return int(own)
+    accumulate = check_count("accumulate", accumulate)
     if own not in (1, accumulate):
         raise ValueError(
             f"accumulate = {accumulate}, and the Accelerator has gradient_accumulation_steps = "
@@ -267,7 +314,7 @@ def _accumulate(accelerator: Any, accumulate: int | None) -> int:
     return accumulate
 
 
-def _world(accelerator: Any, batch: int, accumulate: int, shard: Shard | None) -> int:
+def _world(accelerator: Any, settings: TrainSettings, shard: Shard | None) -> int:
     """The number of processes, which share the batch."""
     if shard is not None and accelerator is None:
         raise ValueError("shard divides weights among the processes of an Accelerator: give one")
@@ -277,9 +324,9 @@ def _world(accelerator: Any, batch: int, accumulate: int, shard: Shard | None) -
             "resumed"
         )
     world: int = 1 if accelerator is None else accelerator.num_processes
-    if batch % (world * accumulate):
+    if settings.batch % (world * settings.accumulate):
         raise ValueError(
-            f"batch = {batch} must be a multiple of the {world} processes sharing it, times "
-            f"{accumulate} parts of each"
+            f"batch = {settings.batch} must be a multiple of the {world} processes sharing it, "
+            f"times {settings.accumulate} parts of each"
         )
     return world

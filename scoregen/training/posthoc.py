@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from .._checks import check_count, check_numbers
+from .._checks import check_count, check_device, check_entries, check_number, check_path
 from .._files import CheckpointError, check_finite, digest, probe, write
 from ..models import ScoreModel
 from .card import core
@@ -75,7 +76,7 @@ class PowerEMA(EMA):
 
     def __init__(self, model: nn.Module, sigma_rel: float = 0.10):
         super().__init__(model)
-        (self.sigma_rel,) = _lengths((sigma_rel,))
+        self.sigma_rel = _length("sigma_rel", sigma_rel)
         self.gamma = gamma_of(self.sigma_rel)
 
     def decay_of(self, count: int) -> float:
@@ -103,7 +104,7 @@ class PostHoc:
     sigma_rel: tuple[float, ...] = (0.05, 0.10)
 
     def __post_init__(self) -> None:
-        check_count("every", self.every)
+        object.__setattr__(self, "every", check_count("every", self.every))
         object.__setattr__(self, "sigma_rel", _lengths(self.sigma_rel))
 
     def averages(self, model: nn.Module) -> list[PowerEMA]:
@@ -115,8 +116,13 @@ class PostHoc:
         return step % self.every == 0 or step == steps
 
 
+def _length(name: str, value: object) -> float:
+    return check_number(name, value, 0.0, LONGEST, open_low=True)
+
+
 def _lengths(values: Sequence[float]) -> tuple[float, ...]:
-    lengths = tuple(check_numbers("sigma_rel", values, 0.0, LONGEST, open_low=True))
+    listed = check_entries("sigma_rel", values, "lengths")
+    lengths = tuple(_length(f"sigma_rel[{i}]", value) for i, value in enumerate(listed))
     if not lengths or len(set(lengths)) != len(lengths):
         raise ValueError(f"sigma_rel must hold one length at least, each once, got {values}")
     return lengths
@@ -201,7 +207,7 @@ def combination(stored: Sequence[Profile], wanted: Profile) -> list[float]:
 
 
 def reconstruct(
-    folder: str | Path,
+    folder: str | os.PathLike[str],
     sigma_rel: float,
     *,
     step: int | None = None,
@@ -235,7 +241,8 @@ def reconstruct(
     scoregen._files.CheckpointError: there are no snapshots in nowhere/posthoc; train with \
 fit(..., posthoc=PostHoc(every=...), out=...)
     """
-    folder, (sigma_rel,) = Path(folder), _lengths((sigma_rel,))
+    folder, sigma_rel = check_path("folder", folder), _length("sigma_rel", sigma_rel)
+    place = check_device("device", device)
     held = {path: _head(path) for path in sorted((folder / FOLDER).glob("[0-9]*.safetensors"))}
     if not held:
         raise CheckpointError(
@@ -253,7 +260,7 @@ fit(..., posthoc=PostHoc(every=...), out=...)
         Profile(head.step, gamma_of(length)) for head in used.values() for length in head.sigma_rel
     ]
     shares = iter(combination(profiles, Profile(last, gamma_of(sigma_rel))))
-    made = load(folder / "model", net=net, model=model, device=device)
+    made = load(folder / "model", net=net, model=model, device=place)
     state = core(made).state_dict()
     names = {name.replace("_orig_mod.", ""): name for name in state}
     averaged = {name for name, p in core(made).named_parameters() if p.is_floating_point()}

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from .._checks import check_count, check_number
+from .._checks import check_count, check_kind, check_number
+from ..data.order import check_seed
 
 __all__ = ["TrainSettings"]
 
@@ -54,15 +55,28 @@ class TrainSettings:
     accumulate: int = 1
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch", "patience", "save_every", "accumulate"):
-            check_count(name, getattr(self, name))
-        for name in ("seed", "warmup"):
-            check_count(name, getattr(self, name), 0)
-        check_number("lr", self.lr, 0.0, open_low=True)
-        check_number("weight_decay", self.weight_decay, 0.0)
-        check_number("grad_clip", self.grad_clip, 0.0, open_low=True, infinite=True)
-        check_number("ema_decay", self.ema_decay, 0.0, 1.0, open_high=True)
-        object.__setattr__(self, "dropout", dict(self.dropout))
+        check_kind("dropout", self.dropout, Mapping, '{"label": 0.1}')
+        # Python's own numbers, whatever library they come from: the resume file holds them as JSON
+        checked: dict[str, Any] = {
+            **{
+                name: check_count(name, getattr(self, name))
+                for name in ("steps", "batch", "patience", "save_every", "accumulate")
+            },
+            "seed": check_seed(self.seed),
+            "warmup": check_count("warmup", self.warmup, 0),
+            "lr": check_number("lr", self.lr, 0.0, open_low=True),
+            "weight_decay": check_number("weight_decay", self.weight_decay, 0.0),
+            "grad_clip": check_number(
+                "grad_clip", self.grad_clip, 0.0, open_low=True, infinite=True
+            ),
+            "ema_decay": check_number("ema_decay", self.ema_decay, 0.0, 1.0, open_high=True),
+            "dropout": {
+                name: check_number(f"dropout[{name!r}]", share, 0.0, 1.0)
+                for name, share in self.dropout.items()
+            },
+        }
+        for name, value in checked.items():
+            object.__setattr__(self, name, value)
 
     def learning_rate(self, step: int) -> float:
         """The rate of step k, counted from 0: see `learning_rate`."""

@@ -14,12 +14,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .._checks import check_count, check_kind
+from .._checks import check_count, check_data, check_kind
 from .._figures import figure, tile_images, written
 from .._files import CheckpointError, probe, write
 from ..data import Batch, Source, as_source
+from ..data.order import check_seed
 from ..models import ScoreModel
-from ..models.base import evaluating
+from ..models.base import check_model, evaluating
 from ..models.conditions import rows as rows_of
 from ..noise import SampleNoise
 from ..objectives import DenoisingScoreMatching, Objective
@@ -73,7 +74,8 @@ def validate(
         chunk: samples at once.
 
     Raises:
-        TypeError: for a law of t without quantiles.
+        TypeError: for a law of t without quantiles, or an argument of another kind.
+        ValueError: for samples that are none or not finite, or a number outside its range.
 
     >>> from scoregen import VPSDE, Gaussian
     >>> exact = Gaussian(VPSDE(), torch.zeros(2), 1.0)
@@ -81,9 +83,15 @@ def validate(
     >>> validate(exact, held_out) == validate(exact, held_out)
     True
     """
+    check_model(model)
+    check_kind("batch", batch, Batch, "Batch(x, {})")
+    check_kind("batch.condition", batch.condition, Mapping, '{"label": label}')
+    if not len(check_data(batch.x, "batch.x")):
+        raise ValueError("batch.x must hold at least one sample to have a loss, got none")
     objective = DenoisingScoreMatching() if objective is None else objective
+    check_kind("objective", objective, DenoisingScoreMatching, "DenoisingScoreMatching()")
     law = _law(objective)
-    check_count("levels", levels)
+    levels, chunk = check_count("levels", levels), check_count("chunk", chunk)
     u = (torch.arange(levels, dtype=torch.float64) + 0.5) / levels
     times = law.quantile(model.sde, u)
     level = model.sde.level(model.sde.t_max)
@@ -151,8 +159,8 @@ class Watch:
 
     def __post_init__(self) -> None:
         for name in ("every", "samples", "levels", "pictures"):
-            check_count(name, getattr(self, name))
-        check_count("seed", self.seed, 0)
+            object.__setattr__(self, name, check_count(name, getattr(self, name)))
+        object.__setattr__(self, "seed", check_seed(self.seed))
         if self.objective is not None:
             example = "DenoisingScoreMatching()"
             check_kind("objective", self.objective, DenoisingScoreMatching, example)

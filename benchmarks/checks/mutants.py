@@ -107,7 +107,8 @@ def survives(mutant: Mutant) -> bool:
 
 PACKAGES = (
     "processes", "noise", "grids", "models", "densities", "sampling", "solvers", "guidance",
-    "energies", "inverse", "mcmc", "likelihood", "analysis", "objectives", "metrics",
+    "energies", "inverse", "mcmc", "likelihood", "analysis", "objectives", "metrics", "flowmaps",
+    "tuning", "data", "training",
 )  # fmt: skip
 OPERATORS: dict[type[ast.operator], str] = {
     ast.Add: "-", ast.Sub: "+", ast.Mult: "/", ast.Div: "*", ast.Pow: "*",

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import operator
+import os
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -161,6 +163,29 @@ def check_counts(name: str, values: object, least: int = 1) -> tuple[int, ...]:
         check_count(f"{name}[{i}]", value, least)
         for i, value in enumerate(check_entries(name, values, "integers"))
     )
+
+
+def check_range(name: str, value: object) -> tuple[float, float]:
+    """Return (low, high), two finite numbers of which the first is smaller."""
+    ends = check_numbers(name, value)
+    if len(ends) != 2:
+        raise ValueError(f"{name} must be two numbers (low, high), got {len(ends)}")
+    low, high = ends
+    if low >= high:
+        raise ValueError(f"{name} must be (low, high) with low < high, got ({low:g}, {high:g})")
+    return low, high
+
+
+def check_path(name: str, value: object) -> Path:
+    """Return a path of text as a Path, or refuse it by name; it need not exist."""
+    text = os.fspath(value) if isinstance(value, str | os.PathLike) else None
+    if not isinstance(text, str):
+        raise TypeError(f"{name} must be a path, a str or an os.PathLike, got {shown(value)}")
+    if not text:
+        raise ValueError(f"{name} must be a path, got an empty string; name a file or a folder")
+    if "\0" in text:
+        raise ValueError(f"{name} must be a path without null characters, got {shown(value)}")
+    return Path(text)
 
 
 def check_kind(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -112,6 +113,38 @@ def test_sequences_are_checked_entry_by_entry() -> None:
     for bad in (1.0, "text", torch.ones(2, 2), None, {1: 2}):
         with pytest.raises(TypeError, match="b must be a sequence of real numbers, got"):
             _checks.check_numbers("b", bad)
+
+
+@pytest.mark.parametrize("value", ["a/b", Path("a/b")], ids=repr)
+def test_paths_are_text_or_paths(value: object) -> None:
+    assert _checks.check_path("out", value) == Path("a/b")
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (None, "out must be a path, a str or an os.PathLike, got None"),
+        (3, "out must be a path, a str or an os.PathLike, got 3"),
+        (b"a", "out must be a path, a str or an os.PathLike, got b'a'"),
+        ("", "out must be a path, got an empty string"),
+        ("a\0b", "out must be a path without null characters"),
+    ],
+    ids=repr,
+)
+def test_what_is_no_path_is_refused_by_name(value: object, message: str) -> None:
+    with pytest.raises((TypeError, ValueError), match=message):
+        _checks.check_path("out", value)
+
+
+def test_a_range_is_two_finite_numbers_in_order() -> None:
+    assert _checks.check_range("range", (0, np.float32(1))) == (0.0, 1.0)
+    assert _checks.check_range("range", torch.tensor([-1.0, 1.0])) == (-1.0, 1.0)
+    for bad in ((1.0, 1.0), (1.0, 0.0), (0.0, math.inf), (math.nan, 1.0), (0.0, 1.0, 2.0), ()):
+        with pytest.raises(ValueError, match="range"):
+            _checks.check_range("range", bad)
+    for kind in (None, 3, "01", (0.0, "1"), {0.0: 1.0}):
+        with pytest.raises(TypeError, match="range"):
+            _checks.check_range("range", kind)
 
 
 def test_an_object_of_the_wrong_kind_is_refused_with_an_example() -> None:

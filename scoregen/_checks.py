@@ -188,6 +188,22 @@ def check_path(name: str, value: object) -> Path:
     return Path(text)
 
 
+def check_device(name: str, value: object) -> torch.device:
+    """Return a device on which a tensor can be made, by its name, its number or as it is."""
+    if not isinstance(value, str | int | torch.device) or isinstance(value, bool):
+        raise TypeError(f"{name} must be a device, such as 'cpu' or 'cuda:0', got {shown(value)}")
+    try:
+        device = torch.device(value)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).partition("\n")[0]
+        known = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
+        raise ValueError(
+            f"{name} {value} cannot be used here ({reason}); there are: {', '.join(known)}"
+        ) from error
+    return device
+
+
 def check_kind(
     name: str, value: object, kind: type[Any] | tuple[type[Any], ...], example: str
 ) -> None:

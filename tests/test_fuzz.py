@@ -136,6 +136,23 @@ def test_what_is_no_path_is_refused_by_name(value: object, message: str) -> None
         _checks.check_path("out", value)
 
 
+@pytest.mark.parametrize("value", ["cpu", torch.device("cpu"), "meta"], ids=repr)
+def test_devices_are_names_or_devices(value: str | torch.device) -> None:
+    assert _checks.check_device("device", value) == torch.device(value)
+
+
+@pytest.mark.parametrize("value", ["gpu", "cuda:99", "", -1], ids=repr)
+def test_devices_that_are_not_here_are_refused_with_those_that_are(value: object) -> None:
+    with pytest.raises(ValueError, match=r"device .*cannot be used here \(.+\); there are: cpu"):
+        _checks.check_device("device", value)
+
+
+@pytest.mark.parametrize("value", [None, 0.0, True, (), torch.tensor(0)], ids=repr)
+def test_what_is_no_device_is_refused_by_name(value: object) -> None:
+    with pytest.raises(TypeError, match="device must be a device, such as 'cpu' or 'cuda:0', got"):
+        _checks.check_device("device", value)
+
+
 def test_a_range_is_two_finite_numbers_in_order() -> None:
     assert _checks.check_range("range", (0, np.float32(1))) == (0.0, 1.0)
     assert _checks.check_range("range", torch.tensor([-1.0, 1.0])) == (-1.0, 1.0)

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from .. import data, networks
+from .._checks import check_device
 from ..data import Data, Units
 from ..flowmaps.bundled import DIGITS_MAP
 from ..models import ScoreModel
@@ -31,17 +32,10 @@ def model_of(checkpoint: str, device: str | None) -> ScoreModel:
 
 
 def device_of(device: str | None) -> torch.device:
-    """The device of that name, once a number could be put there; the best there is for None."""
+    """The device of that name, if it can be used here; the best there is for None."""
     if device is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        return torch.zeros(1, device=device).device
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).partition("\n")[0]
-        known = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
-        raise ValueError(
-            f"--device {device} cannot be used here ({reason}); there are: {', '.join(known)}"
-        ) from error
+    return check_device("--device", device)
 
 
 def drawable(*needed: str) -> bool:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from scoregen import DDIM, EDMSDE, VESDE, ClassifierFree, DPMSolverPP, Gaussian, Sampler, UniformLam
 from scoregen.interop import (
+    Card,
     Imported,
     ScheduleSDE,
     as_origin,
@@ -484,6 +485,20 @@ def test_as_origin_refuses_what_was_not_imported() -> None:
         (lambda: from_velocity(flow, first="z"), ValueError, "first"),  # type: ignore[arg-type]
         (lambda: from_velocity(flow, data_range=(1.0, 0.0)), ValueError, "data_range"),
         (lambda: from_velocity(3), TypeError, "callable"),  # type: ignore[arg-type]
+        (lambda: from_velocity(flow, data_range=3), TypeError, "data_range must be a sequence"),  # type: ignore[arg-type]
+        (lambda: from_velocity(flow, event=(3, 0)), ValueError, r"event\[1\] must be at least 1"),
+        (lambda: from_edm(flow, sigma_max=math.nan), ValueError, "sigma_max must lie in"),
+        (lambda: from_edm(flow, classes=2.5), TypeError, "classes must be an integer"),  # type: ignore[arg-type]
+        (lambda: from_edm(nn.Linear, classes=0), TypeError, "net must be a callable"),
+        (lambda: from_k_diffusion(flow, sigma_min="a"), TypeError, "sigma_min must be a real"),  # type: ignore[arg-type]
+        (lambda: from_score_sde(flow, "vp", centered=True, beta=(0.1,)), ValueError, "beta_max"),  # type: ignore[arg-type]
+        (lambda: from_score_sde(flow, "ve", centered=True, sigma=(9.0, 1.0)), ValueError, "sigma"),
+        (lambda: from_guided_diffusion(flow, learned=1), TypeError, "learned must be True or"),  # type: ignore[arg-type]
+        (lambda: from_guided_diffusion(flow, heads=0), ValueError, "heads must be at least 1"),
+        (lambda: ScheduleSDE(3), TypeError, r"schedule must be a function t -> \(alpha, sigma\)"),  # type: ignore[arg-type]
+        (lambda: Card("a", (0.0, math.inf)), ValueError, r"data_range\[1\] must be finite"),
+        (lambda: Card("a", conditions=("label", "none")), TypeError, r"conditions\[0\] must be"),  # type: ignore[arg-type]
+        (lambda: Card("a", dropped="clipped"), TypeError, "dropped must be a sequence of lines"),  # type: ignore[arg-type]
         (lambda: from_guided_diffusion(flow, 1), ValueError, "steps"),
         (lambda: from_guided_diffusion(flow, schedule="sqrt"), ValueError, "schedule"),  # type: ignore[arg-type]
     ],

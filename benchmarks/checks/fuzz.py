@@ -431,9 +431,12 @@ WRONG = {
 }  # fmt: skip
 
 
-# What holds a value of any kind as it is, for others to check; and what a Metropolis kernel or a
-# resampling evaluates at states that may have diverged: NaN stays in its row there and is rejected.
-HANDED_ON = {"models.Shared", "energies.energy_of", "mcmc.leapfrog", "mcmc.effective"}
+# What holds a value of any kind as it is, for others to check (a record what a file states, whose
+# weights are checked where they fill a network); and what a Metropolis kernel or a resampling
+# evaluates at states that may have diverged: NaN stays in its row there and is rejected.
+HANDED_ON = {
+    "models.Shared", "interop.Record", "energies.energy_of", "mcmc.leapfrog", "mcmc.effective",
+}  # fmt: skip
 # What is a value of its own.
 MEANT = {
     ("solvers.TauInterval", "high", "inf"),  # churn at every noise level

@@ -10,9 +10,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from .._checks import check_number
+from .._checks import check_callable, check_number
 from ..grids import UniformTime
-from ..models import X0, RawTime, ScoreModel
+from ..models import X0, RawTime, ScoreModel, check_model
 from ..processes import SDE
 from ..sampling import Sampler
 from ..solvers import DDIM
@@ -40,6 +40,7 @@ class ScheduleSDE(SDE):
     t_max: float = 1.0
 
     def __post_init__(self) -> None:
+        check_callable("schedule", self.schedule, "t -> (alpha, sigma)")
         check_number("t_max", self.t_max, 0.0, open_low=True)
         check_number("t_min", self.t_min, 0.0, self.t_max, open_high=True)
 
@@ -124,12 +125,12 @@ def as_azula(model: ScoreModel) -> nn.Module:
     >>> from scoregen import VPSDE, Gaussian
     >>> as_azula(Gaussian(VPSDE(), torch.zeros(2), 1.0))  # doctest: +SKIP
     """
+    sde = check_model(model).sde
     try:
         denoise: Any = importlib.import_module("azula.denoise")
         base: Any = importlib.import_module("azula.noise").Schedule
     except ImportError as error:
         raise ImportError("as_azula needs azula: pip install azula") from error
-    sde = model.sde
 
     def time(t: Tensor) -> Tensor:
         return (t * sde.t_max).clamp(min=sde.t_min)

@@ -29,13 +29,13 @@ from scoregen import _checks
         ("likelihood.", 11),
         ("analysis.", 9),
         ("metrics.", 7),
+        ("tuning.", 6),
+        ("interop.", 5),
+        ("comparison.", 8),
         ("solvers.", 11),
         ("flowmaps.", 11),
         ("latent.", 1),
         ("baselines.", 9),
-        ("tuning.", 6),
-        ("interop.", 5),
-        ("comparison.", 8),
     ],
 )
 def test_bad_arguments_are_refused_in_words(package: str, every: int) -> None:

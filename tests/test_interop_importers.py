@@ -30,6 +30,7 @@ from scoregen.interop import (
     from_score_sde,
     from_velocity,
 )
+from scoregen.models import X0, RawTime
 from scoregen.noise import ReplayNoise, SampleNoise
 
 MEAN, VAR = 0.3, 0.25
@@ -471,6 +472,13 @@ def test_as_origin_keeps_a_bound_condition() -> None:
 
 
 def test_as_origin_refuses_what_was_not_imported() -> None:
+    slots: Any = (nn.Identity(), EDMSDE(), X0(), RawTime())
+    wrong: Any = "a library"
+    with pytest.raises(TypeError, match="card must be a Card"):
+        Imported(*slots, wrong, "no sampler")
+    wrong = 3
+    with pytest.raises(TypeError, match="origin must be a function"):
+        Imported(*slots, Card("a library"), wrong)
     with pytest.raises(TypeError, match="from_diffusers"):
         as_origin(Gaussian(EDMSDE(), tensor(0.0), 1.0), 5)
     with pytest.raises(ValueError, match="steps"):

@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 
 from .._checks import (
+    check_callable,
     check_count,
     check_counts,
     check_entries,
@@ -149,6 +150,9 @@ class Imported(ScoreNetwork):
         origin: Recipe | str,
     ):
         super().__init__(net, sde, parameterization, clock)
+        check_kind("card", card, Card, "Card('a library')")
+        if not isinstance(origin, str):
+            check_callable("origin", origin, "(model, steps) -> (model, sampler), or a reason")
         self.card, self.origin = card, origin
 
 

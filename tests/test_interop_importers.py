@@ -504,6 +504,9 @@ def test_as_origin_refuses_what_was_not_imported() -> None:
         (lambda: from_guided_diffusion(flow, learned=1), TypeError, "learned must be True or"),  # type: ignore[arg-type]
         (lambda: from_guided_diffusion(flow, heads=0), ValueError, "heads must be at least 1"),
         (lambda: ScheduleSDE(3), TypeError, r"schedule must be a function t -> \(alpha, sigma\)"),  # type: ignore[arg-type]
+        (lambda: ScheduleSDE(lambda t: t), TypeError, r"schedule must give \(alpha, sigma\)"),  # type: ignore[arg-type, return-value]
+        (lambda: ScheduleSDE(lambda t: (1 - t, t.log())), ValueError, "sigma at t = 0 must be"),
+        (lambda: ScheduleSDE(lambda t: (1 - t, t / 0.0)), ValueError, "sigma at t = 0 must be"),
         (lambda: Card("a", (0.0, math.inf)), ValueError, r"data_range\[1\] must be finite"),
         (lambda: Card("a", conditions=("label", "none")), TypeError, r"conditions\[0\] must be"),  # type: ignore[arg-type]
         (lambda: Card("a", dropped="clipped"), TypeError, "dropped must be a sequence of lines"),  # type: ignore[arg-type]

@@ -6,6 +6,7 @@ import csv
 import importlib.util
 import json
 import math
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -241,6 +242,32 @@ UNSAMPLED = Unsampled(sg.VPSDE(), torch.zeros(2), torch.ones(2))
         ({"data_range": (1.0, 0.0)}, "data_range"),
         ({"repeats": 0}, "repeats must be at least 1"),
         ({"condition": {"label": 1}}, "takes no condition"),
+        ({"condition": 3}, "condition must map names to values"),
+        ({"condition": {3: 1}}, "the name of a condition must be a str"),
+        ({"model": 3}, "model must be a score model, got int"),
+        ({"model": {"a": torch.nn.Identity()}}, "the model a must be a score model"),
+        ({"model": {}}, "model must name at least one model"),
+        ({"model": ""}, "model must be a path, got an empty string"),
+        ({"samplers": sg.Sampler(sg.DDIM(), sg.UniformTime(4))}, "samplers must be a Mapping"),
+        ({"samplers": {1: sg.Sampler(sg.DDIM(), sg.UniformTime(4))}}, "the name of a sampler"),
+        ({"steps": 8}, "steps must be a sequence of integers, got 8"),
+        ({"metrics": Titled("a")}, "metrics must be a sequence of callables"),
+        ({"seeds": 0}, "seeds must be a sequence of integers"),
+        ({"baselines": [Uniform()]}, "baselines must be a Mapping"),
+        ({"floor": REFERENCE[:, :1]}, r"the reference's shape, \(2,\), got \(1,\)"),
+        ({"floor": REFERENCE[:1]}, "floor must hold at least 2 samples"),
+        ({"event": (2, 0)}, r"event\[1\] must be at least 1"),
+        ({"decode": "pixels"}, "decode must be a function"),
+        ({"data_range": 255}, "data_range must be a sequence"),
+        ({"device": "gpu"}, "device gpu cannot be used here"),
+        ({"dtype": torch.long}, "dtype must be a real floating-point dtype"),
+        ({"dtype": "float32"}, "dtype must be a real floating-point dtype"),
+        ({"executor": ThreadPoolExecutor}, r"executor must have submit\(function"),
+        ({"threads": 0}, "threads must be at least 1"),
+        ({"chunk": 2.5}, "chunk must be an integer"),
+        ({"out": 3}, "out must be a path"),
+        ({"pictures": 1}, "pictures must be True or False"),
+        ({"progress": None}, "progress must be True or False"),
     ],
 )
 def test_bad_input_is_named_before_any_work(change: dict[str, Any], message: str) -> None:

@@ -29,6 +29,9 @@ from scoregen import _checks
         ("likelihood.", 11),
         ("analysis.", 9),
         ("metrics.", 7),
+        ("tuning.", 6),
+        ("interop.", 5),
+        ("comparison.", 8),
         ("solvers.", 11),
         ("flowmaps.", 11),
         ("latent.", 1),
@@ -196,6 +199,18 @@ def test_an_object_of_the_wrong_kind_is_refused_with_an_example() -> None:
     model = sg.Gaussian(sg.VPSDE(), torch.zeros(2), 1.0)
     with pytest.raises(TypeError, match=r"shape\[1\] must be an integer, got 2\.5"):
         sg.Sampler(sg.DDIM(), sg.UniformTime(3)).sample(model, (3, 2.5))
+
+
+def test_a_study_a_fit_and_an_import_name_the_argument_before_they_work() -> None:
+    model = sg.Gaussian(sg.VPSDE(), torch.zeros(2), 1.0)
+    samplers = {"ddim": sg.Sampler(sg.DDIM(), sg.UniformTime(3))}
+    given = {"metrics": [sg.metrics.MMD(1.0)], "reference": torch.ones(9, 2)}
+    with pytest.raises(ValueError, match="threads must be at least 1, got 0"):
+        sg.compare(model, samplers, steps=[2], threads=0, **given)
+    with pytest.raises(TypeError, match=r"condition must map names to values, such as .*; got 3"):
+        sg.tuning.tune(model, 3, condition=3)
+    with pytest.raises(ValueError, match=r"data_range must be .* low < high, got \(1, 0\)"):
+        sg.from_velocity(lambda x, u: x, data_range=(1.0, 0.0))
 
 
 @pytest.mark.parametrize("t", [1e-4, torch.tensor(1e-4), torch.tensor([0.5, 1e-4])], ids=repr)

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from scoregen import DDIM, EDMSDE, VESDE, ClassifierFree, DPMSolverPP, Gaussian, Sampler, UniformLam
 from scoregen.interop import (
+    Card,
     Imported,
     ScheduleSDE,
     as_origin,
@@ -29,6 +30,7 @@ from scoregen.interop import (
     from_score_sde,
     from_velocity,
 )
+from scoregen.models import X0, RawTime
 from scoregen.noise import ReplayNoise, SampleNoise
 
 MEAN, VAR = 0.3, 0.25
@@ -470,6 +472,13 @@ def test_as_origin_keeps_a_bound_condition() -> None:
 
 
 def test_as_origin_refuses_what_was_not_imported() -> None:
+    slots: Any = (nn.Identity(), EDMSDE(), X0(), RawTime())
+    wrong: Any = "a library"
+    with pytest.raises(TypeError, match="card must be a Card"):
+        Imported(*slots, wrong, "no sampler")
+    wrong = 3
+    with pytest.raises(TypeError, match="origin must be a function"):
+        Imported(*slots, Card("a library"), wrong)
     with pytest.raises(TypeError, match="from_diffusers"):
         as_origin(Gaussian(EDMSDE(), tensor(0.0), 1.0), 5)
     with pytest.raises(ValueError, match="steps"):
@@ -484,6 +493,23 @@ def test_as_origin_refuses_what_was_not_imported() -> None:
         (lambda: from_velocity(flow, first="z"), ValueError, "first"),  # type: ignore[arg-type]
         (lambda: from_velocity(flow, data_range=(1.0, 0.0)), ValueError, "data_range"),
         (lambda: from_velocity(3), TypeError, "callable"),  # type: ignore[arg-type]
+        (lambda: from_velocity(flow, data_range=3), TypeError, "data_range must be a sequence"),  # type: ignore[arg-type]
+        (lambda: from_velocity(flow, event=(3, 0)), ValueError, r"event\[1\] must be at least 1"),
+        (lambda: from_edm(flow, sigma_max=math.nan), ValueError, "sigma_max must lie in"),
+        (lambda: from_edm(flow, classes=2.5), TypeError, "classes must be an integer"),  # type: ignore[arg-type]
+        (lambda: from_edm(nn.Linear, classes=0), TypeError, "net must be a callable"),
+        (lambda: from_k_diffusion(flow, sigma_min="a"), TypeError, "sigma_min must be a real"),  # type: ignore[arg-type]
+        (lambda: from_score_sde(flow, "vp", centered=True, beta=(0.1,)), ValueError, "beta_max"),  # type: ignore[arg-type]
+        (lambda: from_score_sde(flow, "ve", centered=True, sigma=(9.0, 1.0)), ValueError, "sigma"),
+        (lambda: from_guided_diffusion(flow, learned=1), TypeError, "learned must be True or"),  # type: ignore[arg-type]
+        (lambda: from_guided_diffusion(flow, heads=0), ValueError, "heads must be at least 1"),
+        (lambda: ScheduleSDE(3), TypeError, r"schedule must be a function t -> \(alpha, sigma\)"),  # type: ignore[arg-type]
+        (lambda: ScheduleSDE(lambda t: t), TypeError, r"schedule must give \(alpha, sigma\)"),  # type: ignore[arg-type, return-value]
+        (lambda: ScheduleSDE(lambda t: (1 - t, t.log())), ValueError, "sigma at t = 0 must be"),
+        (lambda: ScheduleSDE(lambda t: (1 - t, t / 0.0)), ValueError, "sigma at t = 0 must be"),
+        (lambda: Card("a", (0.0, math.inf)), ValueError, r"data_range\[1\] must be finite"),
+        (lambda: Card("a", conditions=("label", "none")), TypeError, r"conditions\[0\] must be"),  # type: ignore[arg-type]
+        (lambda: Card("a", dropped="clipped"), TypeError, "dropped must be a sequence of lines"),  # type: ignore[arg-type]
         (lambda: from_guided_diffusion(flow, 1), ValueError, "steps"),
         (lambda: from_guided_diffusion(flow, schedule="sqrt"), ValueError, "schedule"),  # type: ignore[arg-type]
     ],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from typing import Any
 
 import pytest
@@ -71,6 +72,12 @@ def test_as_k_diffusion_calls_back_and_passes_arguments_on() -> None:
 def test_as_k_diffusion_refuses() -> None:
     with pytest.raises(TypeError, match="Solver"):
         as_k_diffusion("euler")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="seed must be at least 0"):
+        as_k_diffusion(DDIM(), seed=-1)
+    with pytest.raises(ValueError, match=r"sigmas\[1\] must lie in"):
+        as_k_diffusion(DDIM())(denoiser, normal(1, 2), tensor(1.0, math.nan, 0.0))
+    with pytest.raises(ValueError, match="times must lie in"):
+        as_distribution(Gaussian(VPSDE(), tensor(0.0), 1.0), 2.0)
     with pytest.raises(ValueError, match="positive"):
         as_k_diffusion(DDIM())(denoiser, normal(1, 2), tensor(0.0, 0.0))
     with pytest.raises(ValueError, match="fall"):

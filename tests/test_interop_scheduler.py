@@ -195,6 +195,10 @@ def test_refusals() -> None:
     like = scheduler("DDIMScheduler")
     with pytest.raises(TypeError, match="Solver"):
         as_diffusers_scheduler("DDIM", like)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="like must be a scheduler of diffusers"):
+        as_diffusers_scheduler(sg.DDIM(), sg.DDIM())
+    with pytest.raises(TypeError, match="seed must be an integer"):
+        as_diffusers_scheduler(sg.DDIM(), like, seed=0.5)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="RePaint"):
         as_diffusers_scheduler(sg.DDIM(), scheduler("RePaintScheduler"))
     made = as_diffusers_scheduler(sg.DDIM(), like)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from functools import cache
 from itertools import combinations, pairwise
@@ -184,6 +185,36 @@ def test_optimal_grids_are_grids() -> None:
         OptimalGaussian(1, (1.0,))
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"steps": 2.5}, "steps must be an integer"),
+        ({"variances": 1.0}, "variances must be a sequence of real numbers"),
+        ({"variances": (1.0, math.nan)}, r"variances\[1\] must lie in"),
+        ({"solver": DPMSolverPP}, "got the class DPMSolverPP: make an instance"),
+        ({"mean": "0"}, "mean must be a sequence"),
+        ({"mean": (0.0, 0.0, 0.0)}, "as many as the 2 variances, got 3"),
+        ({"mean": math.inf}, "mean must be finite"),
+        ({"start": 0.1, "stop": 0.2}, "start must lie in"),
+    ],
+)
+def test_what_makes_no_optimal_grid_is_refused(change: dict[str, Any], message: str) -> None:
+    given: dict[str, Any] = {"steps": 3, "variances": (0.1, 1.0)}
+    with pytest.raises((TypeError, ValueError), match=message):
+        OptimalGaussian(**{**given, **change})
+
+
+def test_a_gaussian_beyond_every_number_is_refused_and_other_numbers_are_numbers() -> None:
+    with pytest.raises(ValueError, match=r"the distance of DPMSolverPP.* is not finite"):
+        OptimalGaussian(3, (0.1, 1.0), mean=1e300)(EDMSDE())
+    plain = OptimalGaussian(2, (0.1, 1.0), mean=(0.5, 0.5), stop=0.1)(EDMSDE())
+    of_arrays: Any = OptimalGaussian
+    listed = of_arrays(
+        2, torch.tensor([0.1, 1.0]).double(), mean=[0.5, 0.5], stop=torch.tensor(0.1)
+    )
+    torch.testing.assert_close(listed(EDMSDE()), plain, rtol=1e-6, atol=1e-6)
+
+
 def test_optimising_is_quick() -> None:
     began = time.process_time()
     OptimalGaussian(10, (0.1, 0.7, 3.0))(EDMSDE())
@@ -239,3 +270,10 @@ def test_trajectory_grid_refuses_what_it_cannot_use() -> None:
         trajectory_grid(model, x, 4, reference=Sampler(DDIM(1.0), Karras(20)))
     with pytest.raises(ValueError, match="less than"):
         trajectory_grid(model, x, 20, reference=Sampler(DDIM(), Karras(12)))
+    wrong: Any = DDIM()
+    with pytest.raises(TypeError, match="reference must be a Sampler, such as"):
+        trajectory_grid(model, x, 4, reference=wrong)
+    with pytest.raises(ValueError, match="x must hold at least one state"):
+        trajectory_grid(model, x[:0], 4)
+    with pytest.raises(ValueError, match="steps must be at least 1"):
+        trajectory_grid(model, x, 0)

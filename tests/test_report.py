@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import json
+import math
 import re
 import shutil
 import struct
@@ -16,7 +17,7 @@ import torch
 
 import scoregen as sg
 from scoregen.cli import main
-from scoregen.comparison import Comparison, plot_quality
+from scoregen.comparison import Comparison, plot_quality, plot_samples
 from scoregen.comparison.page import sentence
 
 MODEL = sg.GaussianMixture(
@@ -231,6 +232,55 @@ def test_figures_for_papers(tmp_path: Path, ending: str) -> None:
         assert "8px" in text
     with pytest.raises(ValueError, match="name must be one of"):
         plot_quality(study, tmp_path / "a.svg", names=["nobody"])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"study": "runs/a"}, "study must be a Comparison, as compare"),
+        ({"study": Comparison}, "got the class Comparison"),
+        ({"path": None}, "path must be a path"),
+        ({"metrics": "mmd2"}, "metrics must be a sequence of titles, got 'mmd2'"),
+        ({"metrics": ()}, "metrics must list at least one title"),
+        ({"names": 3}, "names must be a sequence of names"),
+        ({"width": math.nan}, r"width must lie in \[1, 300\]"),
+        ({"size": 1e300}, r"size must lie in \[2, 100\]"),
+        ({"heading": 3}, "heading must be a str"),
+    ],
+)
+def test_a_figure_that_cannot_be_drawn_is_refused(
+    tmp_path: Path, change: dict[str, Any], message: str
+) -> None:
+    given = {"study": Comparison([], {"metrics": {}}), "path": tmp_path / "a.svg"}
+    with pytest.raises((TypeError, ValueError), match=message):
+        plot_quality(**{**given, **change})
+
+
+def test_the_widest_and_the_narrowest_figure_can_be_drawn(tmp_path: Path) -> None:
+    study = made()
+    for width, size in ((1.0, 2.0), (300.0, 8.0)):
+        path = tmp_path / f"{width}.svg"
+        assert plot_quality(study, path, width=width, size=size, heading="all").exists()
+
+
+@pytest.mark.parametrize(
+    ("samples", "options", "message"),
+    [
+        ({}, {}, "samples must hold at least one entry"),
+        (torch.zeros(3, 2), {}, "samples must be a Mapping"),
+        ({"ddim": torch.zeros(3, 2)}, {}, r"must be \(name, evaluations\)"),
+        ({("ddim", "ten"): torch.zeros(3, 2)}, {}, "the evaluations of ddim must be a real"),
+        ({("ddim", 10): [0.0]}, {}, r"samples\[\('ddim', 10\)\] must be a torch.Tensor"),
+        ({("ddim", 10): torch.tensor(0.0)}, {}, r"must have shape \(n, \*event\)"),
+        ({("ddim", 10): torch.zeros(3, 2)}, {"data_range": (1, 1)}, "with low < high"),
+        ({("ddim", 10): torch.zeros(3, 2)}, {"unit": 3}, "unit must be a str"),
+    ],
+)
+def test_samples_that_cannot_be_drawn_are_refused(
+    tmp_path: Path, samples: Any, options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises((TypeError, ValueError), match=message):
+        plot_samples(samples, tmp_path / "a.png", **options)
 
 
 def test_a_heading_stays_within_the_figure(tmp_path: Path) -> None:

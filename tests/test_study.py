@@ -409,6 +409,8 @@ def test_pareto_holds_what_nothing_beats() -> None:
     assert [f.value for f in front] == sorted((f.value for f in front), reverse=True)
     assert [f.nfe for f in front] == sorted(f.nfe for f in front)
     assert result.pareto(metric, "seconds")[0].seconds == min(s.seconds for s in result.summaries)
+    with pytest.raises(TypeError, match="budget must be a real number"):
+        result.at("8", "mean_square")
     with pytest.raises(ValueError, match="x must be one of"):
         result.pareto(metric, "price")
 

@@ -125,6 +125,27 @@ def test_what_is_no_table_is_refused() -> None:
         as_table(Sampler(DDIM(), UniformTime(4, stop=0.1)), model, (3,))
 
 
+def test_what_is_no_sampler_model_or_file_is_refused() -> None:
+    model, ddim = bent(VPSDE()), Sampler(DDIM(), UniformTime(4))
+    table = as_table(ddim, model, (3,)).sampler()
+    cases: list[tuple[Any, tuple[Any, ...], str]] = [
+        (as_table, (DDIM(), model, (3,)), "sampler must be a Sampler, such as"),
+        (as_table, (ddim, nn.Identity(), (3,)), "model must be a score model"),
+        (as_table, (ddim, model, 3), "event must be a sequence of integers"),
+        (candidates, (model, 4), "sde must be a SDE, such as VPSDE"),
+        (candidates, (VPSDE(), 1), "nfe must be at least 2"),
+        (save_sampler, (table, 3), "path must be a path"),
+        (save_sampler, (table, "a.json", 3), "model must be a score model"),
+        (save_sampler, (ddim, "a.json"), "sampler must be what tune returned"),
+        (load_sampler, (None, model), "path must be a path"),
+        (load_sampler, ("a.json", "model"), "model must be a score model"),
+        (Interior, (4, 20.0, 0.05, "sinh"), "spacing must be a function"),
+    ]
+    for function, given, message in cases:
+        with pytest.raises((TypeError, ValueError), match=message):
+            function(*given)
+
+
 def test_there_are_96_starts_of_exactly_n_evaluations() -> None:
     model = bent(VPSDE())
     every = list(candidates(VPSDE(), 4))
@@ -384,6 +405,18 @@ def test_bad_arguments_are_refused_before_work_starts() -> None:
         tune(model, 3)
     with pytest.raises(ValueError, match="trajectories"):
         tune(model, 3, event=(3,), trajectories=3)
+    wrong: list[tuple[dict[str, Any], str]] = [
+        ({"event": (3.5,)}, r"event\[0\] must be an integer"),
+        ({"event": 3}, "event must be a sequence of integers"),
+        ({"condition": 1}, "condition must map names to values"),
+        ({"seed": -1}, "seed must be at least 0"),
+        ({"progress": "no"}, "progress must be True or False"),
+    ]
+    for options, message in wrong:
+        with pytest.raises((TypeError, ValueError), match=message):
+            tune(model, 3, **{"event": (3,), **options})
+    with pytest.raises(TypeError, match="model must be a score model, got the network MLP"):
+        tune(model.net, 3, event=(3,))
     with pytest.raises(TypeError):
         tune(model, 3, event=(3,), condition={"label": 1}, trajectories=24, progress=False)
     good = as_table(Sampler(DDIM(), Interior(2)), model, (3,))

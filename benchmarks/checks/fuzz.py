@@ -22,6 +22,7 @@ from __future__ import annotations
 import argparse
 import collections
 import contextlib
+import functools
 import inspect
 import itertools
 import linecache
@@ -189,6 +190,12 @@ def study(out: str | None = None) -> sg.comparison.Comparison:
         EXACT, {"ddim": sg.Sampler(sg.DDIM(), sg.UniformTime(4))}, steps=(2, 3),
         metrics=[sg.metrics.SlicedWasserstein(4)], reference=normal(20, 2), out=out, progress=False,
     )  # fmt: skip
+
+
+@functools.cache
+def finished() -> sg.comparison.Comparison:
+    """A study in memory; what draws it leaves it as it is."""
+    return study()
 
 
 def study_folder() -> Path:
@@ -361,6 +368,7 @@ OWN: dict[str, dict[str, Callable[[], Any]]] = {
     "training.validate": {
         "model": lambda: LABELLED, "batch": lambda: sg.data.Batch(normal(6, 2), {}),
     },
+    "tuning.OptimalGaussian": {"steps": lambda: 2, "variances": lambda: (1.0,)},
     "tuning.as_table": {"sampler": lambda: sg.Sampler(sg.DDIM(), sg.UniformTime(4))},
     "tuning.candidates": {"nfe": lambda: 3},
     "tuning.load_sampler": {"path": sampler_file},
@@ -403,11 +411,11 @@ OWN: dict[str, dict[str, Callable[[], Any]]] = {
         "samplers": lambda: {"ddim": sg.Sampler(sg.DDIM(), sg.UniformTime(4))},
         "budgets": lambda: (2, 3),
     },
-    "comparison.plot_quality": {"study": study, "path": lambda: "quality.png"},
+    "comparison.plot_quality": {"study": finished, "path": lambda: "quality.svg"},
     "comparison.plot_samples": {
         "samples": lambda: {("ddim", 4.0): IMAGES.x[:4]}, "path": lambda: "samples.png",
     },
-    "comparison.write_page": {"study": study, "path": lambda: "page.html"},
+    "comparison.write_page": {"study": finished, "path": lambda: "page.html"},
     "objectives.ContrastiveDivergence": {"sampler": lambda: MOVES},
     "objectives.DiffusionRecovery": {"grid": lambda: sg.UniformLam(3, stop=0.1)},
     "objectives.NoiseContrastive": {
@@ -431,9 +439,12 @@ WRONG = {
 }  # fmt: skip
 
 
-# What holds a value of any kind as it is, for others to check; and what a Metropolis kernel or a
-# resampling evaluates at states that may have diverged: NaN stays in its row there and is rejected.
-HANDED_ON = {"models.Shared", "energies.energy_of", "mcmc.leapfrog", "mcmc.effective"}
+# What holds a value of any kind as it is, for others to check (a record what a file states, whose
+# weights are checked where they fill a network); and what a Metropolis kernel or a resampling
+# evaluates at states that may have diverged: NaN stays in its row there and is rejected.
+HANDED_ON = {
+    "models.Shared", "interop.Record", "energies.energy_of", "mcmc.leapfrog", "mcmc.effective",
+}  # fmt: skip
 # What is a value of its own.
 MEANT = {
     ("solvers.TauInterval", "high", "inf"),  # churn at every noise level

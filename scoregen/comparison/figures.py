@@ -10,9 +10,18 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from .._checks import check_choice
+from .._checks import (
+    check_choice,
+    check_entries,
+    check_kind,
+    check_number,
+    check_path,
+    check_range,
+    check_tensor,
+    shown,
+)
 from .._figures import figure, tile_images, written
-from .statistics import Study, Summary
+from .statistics import Study, Summary, check_study
 
 __all__ = ["plot_quality", "plot_samples"]
 
@@ -26,6 +35,8 @@ _LABELS = {
     "seconds": "seconds for all samples",
 }
 _INK, _FAINT, _SHADE = "#111111", "#bbbbbb", "#dfe9da"
+_SIZES = 2.0, 100.0  # of text in points
+_WIDTHS = 1.0, 300.0  # inches: beyond them nothing is legible, or no picture can be made
 _BAND = 1.09  # how far a band of ties reaches to either side, as a factor of the cost
 
 
@@ -67,12 +78,14 @@ def plot_quality(
     >>> plot_quality(study, Path(tempfile.mkdtemp()) / "quality.pdf", width=3.3).exists()
     True
     """
+    path = check_path("path", path)
+    check_kind("heading", heading, str, "'Samplers compared'")
     made = quality_figure(study, metrics=metrics, names=names, x=x, width=width, size=size)
     if heading:
         letters = made.get_size_inches()[0] * 72 / (0.62 * (size + 1))  # of a bold line
         lines = "\n".join(textwrap.wrap(heading, int(letters), break_on_hyphens=False))
         made.suptitle(lines, fontsize=size + 1, color=_INK, x=0.01, ha="left", weight="bold")
-    return written(made, Path(path))
+    return written(made, path)
 
 
 def quality_figure(
@@ -85,12 +98,18 @@ def quality_figure(
     size: float = 8.0,
 ) -> Any:
     """The figure that `plot_quality` writes."""
+    check_study(study)
     check_choice("x", x, tuple(_LABELS))
-    chosen = list(study.metrics if metrics is None else metrics)
+    size = check_number("size", size, *_SIZES)
+    if width is not None:
+        width = check_number("width", width, *_WIDTHS)
+    chosen = study.metrics if metrics is None else check_entries("metrics", metrics, "titles")
+    every = list(dict.fromkeys(s.name for s in study.summaries))
+    named = every if names is None else check_entries("names", names, "names of samplers")
+    if not chosen:
+        raise ValueError("metrics must list at least one title, got none")
     for metric in chosen:
         check_choice("metric", metric, study.metrics)
-    every = list(dict.fromkeys(s.name for s in study.summaries))
-    named = every if names is None else list(names)
     for name in named:
         check_choice("name", name, every)
     wide = 4.2 * len(chosen) if width is None else width
@@ -280,6 +299,10 @@ def plot_samples(
     >>> plot_samples({("ddim", 10.0): torch.zeros(4, 1, 8, 8)}, path).exists()
     True
     """
+    path = check_path("path", path)
+    low, high = check_range("data_range", data_range)
+    check_kind("unit", unit, str, "'evaluations'")
+    _check_samples(samples)
     names = list(dict.fromkeys(name for name, _ in samples))
     budgets = sorted({budget for _, budget in samples})
     made = figure(1.75 * len(budgets) + 1.6, 1.75 * len(names) + 0.5)
@@ -297,8 +320,23 @@ def plot_samples(
                 panel.set_ylabel(name, fontsize=9, rotation=0, ha="right", va="center")
             found = samples.get((name, budget))
             if found is not None and len(found):
-                _show(panel, found.detach().float().cpu(), data_range)
-    return written(made, Path(path))
+                _show(panel, found.detach().float().cpu(), (low, high))
+    return written(made, path)
+
+
+def _check_samples(samples: Mapping[tuple[str, float], Tensor]) -> None:
+    check_kind("samples", samples, Mapping, "{('ddim', 10.0): x}")
+    if not samples:
+        raise ValueError("samples must hold at least one entry, got none")
+    for place, x in samples.items():
+        if not isinstance(place, tuple) or len(place) != 2 or not isinstance(place[0], str):
+            raise TypeError(
+                f"the keys of samples must be (name, evaluations), such as ('ddim', 10.0); got "
+                f"{shown(place)}"
+            )
+        check_number(f"the evaluations of {place[0]}", place[1], 0.0)
+        if not check_tensor(f"samples[{place!r}]", x).dim():
+            raise ValueError(f"samples[{place!r}] must have shape (n, *event), got a scalar")
 
 
 def _show(panel: Any, x: Tensor, data_range: tuple[float, float]) -> None:

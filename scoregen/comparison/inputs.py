@@ -3,40 +3,63 @@
 from __future__ import annotations
 
 import math
+import os
 import warnings
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from .._checks import check_finite, check_state
+from .._checks import (
+    check_data,
+    check_entries,
+    check_kind,
+    check_path,
+    shown,
+)
 from ..analysis import output_law
 from ..analysis.probe import NotAffineError
 from ..metrics import Metric, title
-from ..models import ScoreModel
+from ..models import ScoreModel, check_model
 from ..sampling import Sampler
 from .cells import bound
-from .plan import Baseline, Cell
+from .plan import Baseline, Cell, check_samplers
 
 _TRIED = 64  # rows of the reference that every metric is tried on before anything is sampled
 _LARGEST_SPECTRUM = 1024
 
 
+def models_by_name(model: object, samplers: Mapping[str, Sampler]) -> dict[str, ScoreModel | Path]:
+    """One model as "model", or several by their names; a folder is read later."""
+    several = isinstance(model, Mapping)
+    models = dict(model) if isinstance(model, Mapping) else {"model": model}
+    if samplers and not models:
+        raise ValueError("model must name at least one model for the samplers, got none")
+    found: dict[str, ScoreModel | Path] = {}
+    for name, given in models.items():
+        check_kind("the name of a model", name, str, "'mine'")
+        which = f"the model {name}" if several else "model"
+        folder = isinstance(given, str | os.PathLike)
+        found[name] = check_path(which, given) if folder else check_model(given, which)
+    return found
+
+
 def check_names(
     samplers: Mapping[str, Sampler],
     baselines: Mapping[str, Baseline],
-    seeds: list[int],
+    seeds: Sequence[int],
     steps: Sequence[int],
 ) -> None:
+    check_samplers(samplers)
+    check_kind("baselines", baselines, Mapping, "{'flow': a generator}")
     if not samplers and not baselines:
         raise ValueError("samplers must name at least one sampler, got none")
-    for name, sampler in samplers.items():
-        if not isinstance(sampler, Sampler):
-            raise TypeError(f"{name} must be a Sampler(solver, grid), got {sampler!r:.100}")
     if not steps:
         raise ValueError("steps must list at least one budget of evaluations, got none")
     for name, baseline in baselines.items():
+        check_kind("the name of a baseline", name, str, "'flow'")
         if not isinstance(baseline, Baseline):
             raise TypeError(
                 f"the baseline {name} must have sample(n, *, seed, condition) and evaluations"
@@ -45,7 +68,28 @@ def check_names(
     if both:
         raise ValueError(f"{', '.join(sorted(both))} names a sampler and a baseline; rename one")
     if not seeds or len(set(seeds)) < len(seeds):
-        raise ValueError(f"seeds must differ and be at least one, got {seeds}")
+        raise ValueError(f"seeds must differ and be at least one, got {list(seeds)}")
+
+
+def check_executor(executor: object) -> None:
+    """Refuse what no task can be handed to."""
+    if isinstance(executor, type) or not callable(getattr(executor, "submit", None)):
+        raise TypeError(
+            "executor must have submit(function, *arguments), such as "
+            f"concurrent.futures.ThreadPoolExecutor(4); got {shown(executor)}"
+        )
+
+
+def check_floor(floor: Tensor, reference: Tensor) -> None:
+    """Real samples like those of the reference."""
+    check_data(floor, "floor")
+    if len(floor) < 2:
+        raise ValueError(f"floor must hold at least 2 samples, got {len(floor)}")
+    if floor.shape[1:] != reference.shape[1:]:
+        raise ValueError(
+            f"floor must hold samples of the reference's shape, {tuple(reference.shape[1:])}, got "
+            f"{tuple(floor.shape[1:])}"
+        )
 
 
 def check_whole(samplers: Mapping[str, Sampler], count: int, chunk: int | None) -> None:
@@ -60,7 +104,8 @@ def check_whole(samplers: Mapping[str, Sampler], count: int, chunk: int | None) 
 
 def titles(metrics: Sequence[Metric], count: int) -> list[str]:
     """The metrics' titles, once it is known that they differ."""
-    if not metrics or not all(callable(m) for m in metrics):
+    listed = check_entries("metrics", metrics, "callables (samples, reference) -> Estimate")
+    if not listed or not all(callable(m) for m in listed):
         raise TypeError(f"metrics must list callables (samples, reference) -> Estimate: {metrics}")
     names = [title(m, count) for m in metrics]
     twice = sorted({n for n in names if names.count(n) > 1})
@@ -105,8 +150,6 @@ def floor_of(
     count: int,
 ) -> dict[str, Any]:
     """What real data reach at the number that is sampled: the mean over disjoint sets of it."""
-    check_state(floor, "floor")
-    check_finite("floor", floor)
     found: dict[str, Any] = {}
     for metric, name in zip(metrics, names, strict=True):
         sets = [floor[i * count : (i + 1) * count] for i in range(len(floor) // count)]

@@ -14,10 +14,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from .._checks import check_kind, check_path
 from .._figures import tile_images
 from .._files import write
 from .figures import _COLOURS, _FAINT, _INK, _SHADE, quality_figure
-from .statistics import Study, Summary
+from .statistics import Study, Summary, check_study
 from .tables import grid, shown
 
 __all__ = ["write_page"]
@@ -51,6 +52,9 @@ def write_page(study: Study, path: str | Path, *, heading: str = "Samplers compa
     >>> "https:" in page.read_text()
     False
     """
+    check_study(study)
+    path = check_path("path", path)
+    check_kind("heading", heading, str, "'Samplers compared'")
     for name in ("jinja2", "matplotlib"):
         if importlib.util.find_spec(name) is None:
             raise ImportError(f"the report needs {name}: pip install 'scoregen[bench]'")
@@ -76,7 +80,6 @@ def write_page(study: Study, path: str | Path, *, heading: str = "Samplers compa
         content = template.render(**fixed, samples=_samples(study, most)).encode()
         if len(content) <= _LARGEST:
             break
-    path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     write(path, content)
     return path

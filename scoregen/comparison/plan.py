@@ -10,9 +10,10 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from .._checks import DivergenceError, check_count
-from ..models import Counted, Prediction, ScoreModel
+from .._checks import DivergenceError, check_counts, check_kind, check_state, shown
+from ..models import Counted, Prediction, ScoreModel, check_model
 from ..models.base import evaluating
+from ..models.conditions import named
 from ..noise import SampleNoise
 from ..processes import Level
 from ..sampling import Sampler
@@ -164,16 +165,23 @@ def plan(
     >>> [(c.steps, c.cost.nfe) for c in plan(model, {"heun": heun}, [5, 10], torch.zeros(1, 2))]
     [(3, 5.0), (5, 9.0)]
     """
-    budgets = sorted({check_count("a budget", b) for b in budgets})
+    check_model(model)
+    check_samplers(samplers)
+    budgets = sorted({*check_counts("budgets", budgets)})
+    if not budgets:
+        raise ValueError("budgets must list at least one number of evaluations, got none")
+    if not len(check_state(like, "like")):
+        raise ValueError("like must have at least one row, of which evaluations are counted")
+    given = named(condition)
     cells = []
     for name, sampler in samplers.items():
         if sampler.steps is None:
-            cost = cost_of(model, sampler, like, condition or {})
+            cost = cost_of(model, sampler, like, given)
             cells.append(Cell(name, None, sampler, cost))
             continue
         found = []
         for budget in budgets:
-            best = _most_steps(model, sampler, budget, like, condition or {})
+            best = _most_steps(model, sampler, budget, like, given)
             if best is not None:
                 found.append(Cell(name, budget, *best))
         if not found:
@@ -183,6 +191,15 @@ def plan(
         # a budget that buys no further step would repeat the cell before it
         cells += [c for i, c in enumerate(found) if i == 0 or c.cost.nfe > found[i - 1].cost.nfe]
     return cells
+
+
+def check_samplers(samplers: Mapping[str, Sampler]) -> None:
+    """Refuse all but samplers by name."""
+    check_kind("samplers", samplers, Mapping, "{'ddim': Sampler(DDIM(), UniformTime(10))}")
+    for name, sampler in samplers.items():
+        check_kind("the name of a sampler", name, str, "'ddim'")
+        if not isinstance(sampler, Sampler):
+            raise TypeError(f"{name} must be a Sampler(solver, grid), got {shown(sampler)}")
 
 
 def _most_steps(

@@ -15,18 +15,40 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from .._checks import check_choice, check_count, check_finite, check_number, check_state
+from .._checks import (
+    check_callable,
+    check_choice,
+    check_count,
+    check_counts,
+    check_data,
+    check_device,
+    check_flag,
+    check_path,
+    check_range,
+)
 from .._files import probe
 from .._identity import identity, library
 from ..data import Data
 from ..metrics import Metric
 from ..models import ScoreModel
 from ..models.conditions import expand as expand_condition
+from ..models.conditions import named
 from ..sampling import Sampler
+from ..sampling.batch import check_shape
 from ..training import load as load_model
 from .cells import Job, Task
 from .execute import Executor, Now, Planned, execute
-from .inputs import check_names, check_whole, exact_of, floor_of, titles, try_on_reference
+from .inputs import (
+    check_executor,
+    check_floor,
+    check_names,
+    check_whole,
+    exact_of,
+    floor_of,
+    models_by_name,
+    titles,
+    try_on_reference,
+)
 from .plan import Baseline, Cell, fixed, plan
 from .study import Comparison
 
@@ -118,26 +140,43 @@ def compare(
     if isinstance(reference, Data):
         data_range = reference.range if data_range is None else data_range
         reference = reference.x
-    low, high = (-1.0, 1.0) if data_range is None else data_range
-    check_number("the top of data_range", high, low, open_low=True)
-    check_state(reference, "reference")
-    check_finite("reference", reference)
+    low, high = (-1.0, 1.0) if data_range is None else check_range("data_range", data_range)
+    check_data(reference, "reference")
+    if chunk is not None:
+        chunk = check_count("chunk", chunk)
     if split is not None:
-        chunk = check_count("split", split) if chunk is None else check_count("chunk", chunk)
+        split = check_count("split", split)
+        chunk = split if chunk is None else chunk
         if split % chunk:
             raise ValueError(f"split must be a multiple of chunk = {chunk}, got {split}")
     if keep is not None:
         check_choice("keep", keep, ("samples",))
     count = len(reference) if samples is None else check_count("samples", samples, 2)
-    keys = [check_count("a seed", s, 0) for s in seeds]
-    baselines = dict(baselines or {})
+    keys = list(check_counts("seeds", seeds, 0))
+    steps = check_counts("steps", steps)
+    baselines = {} if baselines is None else baselines
     check_names(samplers, baselines, keys, steps)
+    models = models_by_name(model, samplers)
     check_whole(samplers, count, chunk)
     names = titles(metrics, count)
-    for option, value in (("show", show), ("repeats", repeats)):
-        check_count(option, value)
+    show, repeats = check_count("show", show), check_count("repeats", repeats)
+    condition = named(condition)
+    shape = reference.shape[1:] if event is None else check_counts("event", event)
+    _, *state = check_shape((count, *shape), dtype)
+    if decode is not None:
+        check_callable("decode", decode, "(states) -> samples")
+    place = None if device is None else check_device("device", device)
+    if executor is not None:
+        check_executor(executor)
+    if threads is not None:
+        threads = check_count("threads", threads)
+    check_flag("pictures", pictures)
+    check_flag("progress", progress)
+    if floor is not None:
+        check_floor(floor, reference)
     if out is not None:
-        probe(Path(out) / "cells")
+        out = check_path("out", out)
+        probe(out / "cells")
         if pictures and importlib.util.find_spec("matplotlib") is None:
             raise ImportError(
                 "pictures need matplotlib: pip install 'scoregen[bench]', or pictures=False"
@@ -145,13 +184,12 @@ def compare(
     for metric in metrics:
         try_on_reference(metric, reference, count)
 
-    models = dict(model) if isinstance(model, Mapping) else {"model": model}
     base = Job(
         model="",
         metrics=tuple(metrics),
         reference=reference,
-        condition=condition or {},
-        event=tuple(reference.shape[1:]) if event is None else tuple(event),
+        condition=condition,
+        event=tuple(state),
         count=count,
         decode=decode,
         chunk=chunk,
@@ -161,7 +199,7 @@ def compare(
         show=show,
         repeats=repeats,
         threads=(None if executor is None else 1) if threads is None else threads,
-        folder=None if out is None else str(Path(out).resolve()),
+        folder=None if out is None else str(out.resolve()),
     )
     measured = names
     if out is not None:
@@ -173,12 +211,12 @@ def compare(
     described: dict[str, Any] = {}
     for label, given in models.items():
         loaded = given if isinstance(given, ScoreModel) else load_model(given)
-        place = loaded.placement()[0] if device is None else torch.device(device)
+        where = loaded.placement()[0] if place is None else place
         job = replace(
             base,
-            model=given if isinstance(given, ScoreModel) else str(Path(given).resolve()),
-            condition=expand_condition(condition or {}, count, place),
-            device=str(place),
+            model=given if isinstance(given, ScoreModel) else str(given.resolve()),
+            condition=expand_condition(condition, count, where),
+            device=str(where),
             token=os.urandom(8).hex(),
         )
         cells = _planned_cells(loaded, samplers, steps, job)

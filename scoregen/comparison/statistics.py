@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from torch import Tensor
 
+from .._checks import shown
 from .table import Row
 
 __all__ = ["Interval", "Study", "Summary", "Verdict", "pooled"]
@@ -107,6 +108,7 @@ class Verdict:
         )
 
 
+@runtime_checkable
 class Study(Protocol):
     """What tables, figures and the report read of a `Comparison`.
 
@@ -148,6 +150,15 @@ class Study(Protocol):
 
     def pictured(self, most: int = 25) -> dict[tuple[str, float], Tensor]:
         """Samples to look at."""
+
+
+def check_study(study: object) -> None:
+    """Refuse what has no rows and summaries."""
+    if isinstance(study, type) or not isinstance(study, Study):
+        raise TypeError(
+            "study must be a Comparison, as compare(...) and comparison.load(folder) return; got "
+            f"{shown(study)}"
+        )
 
 
 def pooled(

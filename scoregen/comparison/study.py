@@ -15,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 from torch import Tensor
 
-from .._checks import check_choice
+from .._checks import check_choice, check_data, check_flag, check_number, check_path
 from .._identity import identity, library
 from ..metrics import Metric, title
 from .cells import add_measure, bound
@@ -116,6 +116,7 @@ class Comparison:
         Raises:
             ValueError: where there is none, naming the metrics.
         """
+        check_number("budget", budget, infinite=True)
         best: dict[str, Summary] = {}
         for s in self.summaries:
             cost = s.nfe if s.budget is None else s.budget
@@ -133,6 +134,7 @@ class Comparison:
         Raises:
             ValueError: where nothing is done within the budget, naming the metrics.
         """
+        check_number("budget", budget, infinite=True)
         sign = 1 if self.direction(metric) == "lower" else -1
         done = [
             s
@@ -161,9 +163,8 @@ class Comparison:
         Raises:
             ValueError: for a name or metric that is not here.
         """
-        wanted = self.metrics if metric is None else [metric]
         verdicts = []
-        for one in wanted:
+        for one in self.metrics if metric is None else [metric]:
             there = {s.name: s for s in self.at(budget, one)}
             if name not in there:
                 raise ValueError(f"{name!r} has no run within {budget}; there are {list(there)}")
@@ -258,6 +259,7 @@ class Comparison:
         Raises:
             ValueError: where samples were not kept (keep="samples"), or the metric is here already.
         """
+        check_data(reference, "reference")
         name = title(metric, count := int(self.manifest["samples"]))
         if name in self.manifest["metrics"]:
             raise ValueError(f"{name} is measured already; give the metric another name")
@@ -314,11 +316,11 @@ class Comparison:
 
     def report(self, path: str | Path, **options: Any) -> Path:
         """One HTML page without a single request; see `write_page`."""
-        return write_page(self, Path(path), **options)
+        return write_page(self, path, **options)
 
     def write_tables(self, out: str | Path) -> dict[str, Path]:
         """Write results.csv, results.json and table.md."""
-        paths = {n: Path(out) / n for n in ("results.csv", "results.json", "table.md")}
+        paths = {n: check_path("out", out) / n for n in ("results.csv", "results.json", "table.md")}
         write_csv(self.rows, paths["results.csv"])
         write_json(self.rows, self.manifest, paths["results.json"])
         write_text(self.markdown(), paths["table.md"])
@@ -332,8 +334,9 @@ class Comparison:
         Returns:
             What was written, by name.
         """
-        object.__setattr__(self, "folder", Path(out))
-        paths = self.write_tables(out)
+        check_flag("pictures", pictures)
+        object.__setattr__(self, "folder", folder := check_path("out", out))
+        paths = self.write_tables(folder)
         if not pictures or not any(s.seeds for s in self.summaries):
             return paths
         drawn: dict[str, Callable[[Path], Path]] = {"quality.png": partial(plot_quality, self)}
@@ -343,7 +346,7 @@ class Comparison:
             )
         for name, draw in drawn.items():
             try:
-                paths[name] = draw(Path(out) / name)
+                paths[name] = draw(folder / name)
             except (ValueError, TypeError, RuntimeError, ArithmeticError, OSError) as error:
                 warnings.warn(
                     f"{name} could not be drawn ({type(error).__name__}: {error}); the tables are "
@@ -380,7 +383,7 @@ def load(folder: str | Path) -> Comparison:
         ...
     ValueError: there is no comparison at nowhere
     """
-    folder = Path(folder)
+    folder = check_path("folder", folder)
     path = folder / "results.json"
     if not path.is_file():
         raise ValueError(f"there is no comparison at {folder}")

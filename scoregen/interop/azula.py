@@ -8,11 +8,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-from .._checks import check_number
+from .._checks import check_callable, check_number, shown
 from ..grids import UniformTime
-from ..models import X0, RawTime, ScoreModel
+from ..models import X0, RawTime, ScoreModel, check_model
 from ..processes import SDE
 from ..sampling import Sampler
 from ..solvers import DDIM
@@ -30,6 +31,10 @@ class ScheduleSDE(SDE):
         t_min: smallest positive time at which a network is evaluated.
         t_max: where sampling starts.
 
+    Raises:
+        TypeError: for a schedule that gives no pair.
+        ValueError: for one that is not finite at 0 or t_max.
+
     >>> sde = ScheduleSDE(lambda t: (1 - t, t + 1e-3))
     >>> sde.level(0.0).sigma
     0.001
@@ -40,8 +45,16 @@ class ScheduleSDE(SDE):
     t_max: float = 1.0
 
     def __post_init__(self) -> None:
-        check_number("t_max", self.t_max, 0.0, open_low=True)
-        check_number("t_min", self.t_min, 0.0, self.t_max, open_high=True)
+        check_callable("schedule", self.schedule, "t -> (alpha, sigma)")
+        last = check_number("t_max", self.t_max, 0.0, open_low=True)
+        check_number("t_min", self.t_min, 0.0, last, open_high=True)
+        for t in (0.0, last):
+            with torch.no_grad():
+                scales = self.schedule(torch.tensor(t, dtype=torch.float64))
+            if not isinstance(scales, tuple | list) or len(scales) != 2:
+                raise TypeError(f"schedule must give (alpha, sigma) of t, got {shown(scales)}")
+            check_number(f"the schedule's alpha at t = {t:g}", scales[0])
+            check_number(f"the schedule's sigma at t = {t:g}", scales[1])
 
     def alpha(self, t: Tensor) -> Tensor:
         return self.schedule(t)[0]
@@ -124,12 +137,12 @@ def as_azula(model: ScoreModel) -> nn.Module:
     >>> from scoregen import VPSDE, Gaussian
     >>> as_azula(Gaussian(VPSDE(), torch.zeros(2), 1.0))  # doctest: +SKIP
     """
+    sde = check_model(model).sde
     try:
         denoise: Any = importlib.import_module("azula.denoise")
         base: Any = importlib.import_module("azula.noise").Schedule
     except ImportError as error:
         raise ImportError("as_azula needs azula: pip install azula") from error
-    sde = model.sde
 
     def time(t: Tensor) -> Tensor:
         return (t * sde.t_max).clamp(min=sde.t_min)

@@ -8,10 +8,19 @@ from typing import Any
 
 from torch import nn
 
-from .._checks import check_count
+from .._checks import (
+    check_callable,
+    check_count,
+    check_counts,
+    check_entries,
+    check_kind,
+    check_range,
+    shown,
+)
 from ..models import Conditions, ScoreModel, ScoreNetwork
 from ..models.base import Given
 from ..models.clocks import Clock
+from ..models.network import check_network
 from ..models.parameterization import Parameterization
 from ..processes import SDE
 from ..sampling import Sampler
@@ -48,6 +57,24 @@ class Card:
     sampling: str = ""
     dropped: tuple[str, ...] = ()
 
+    def __post_init__(self) -> None:
+        check_kind("origin", self.origin, str, "'EDM, EDMPrecond'")
+        check_kind("times", self.times, str, "'sigma in [0.002, 80]'")
+        check_kind("sampling", self.sampling, str, "'Euler-Maruyama, 1000 steps'")
+        if self.data_range is not None:
+            check_range("data_range", self.data_range)
+        if self.event is not None:
+            check_counts("event", self.event)
+        pairs = check_entries("conditions", self.conditions, "pairs (name, null value in words)")
+        for i, pair in enumerate(pairs):
+            words = check_entries(f"conditions[{i}]", pair, "name and null value in words")
+            if len(words) != 2 or not all(isinstance(word, str) for word in words):
+                raise ValueError(
+                    f"conditions[{i}] must be (name, null value in words), got {shown(pair)}"
+                )
+        for i, line in enumerate(check_entries("dropped", self.dropped, "lines of text")):
+            check_kind(f"dropped[{i}]", line, str, "'x0 clipped to [-1, 1]'")
+
     def __str__(self) -> str:
         span = (
             "" if self.data_range is None else f"[{self.data_range[0]:g}, {self.data_range[1]:g}]"
@@ -78,8 +105,7 @@ class Adapter(nn.Module):
 
     def __init__(self, net: Callable[..., Any], conditions: tuple[str, ...] | None = None):
         super().__init__()
-        if not callable(net):
-            raise TypeError(f"net must be a network or another callable, got {type(net).__name__}")
+        check_network(net)
         self.net, self.takes = net, conditions
 
     def forward(self, x: Any, clock: Any, **condition: Any) -> Any:
@@ -124,6 +150,9 @@ class Imported(ScoreNetwork):
         origin: Recipe | str,
     ):
         super().__init__(net, sde, parameterization, clock)
+        check_kind("card", card, Card, "Card('a library')")
+        if not isinstance(origin, str):
+            check_callable("origin", origin, "(model, steps) -> (model, sampler), or a reason")
         self.card, self.origin = card, origin
 
 

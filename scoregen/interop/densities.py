@@ -67,7 +67,7 @@ def as_distribution(model: Analytic, t: float = 0.0) -> Distribution:
             f"as_distribution needs a model with an exact density, got {type(model).__name__}; for "
             "an energy take potential_fn or logdensity_fn, for a network log_prob(model, x)"
         )
-    return _Marginal(model, t, torch.Size(model.event))
+    return _Marginal(model, model.sde.level(t).t, torch.Size(model.event))
 
 
 def potential(model: ScoreModel, t: float = 0.0, **condition: Any) -> Callable[[Tensor], Tensor]:

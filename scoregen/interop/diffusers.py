@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from .._checks import check_flag, check_path, shown
 from ..models import EDM, X0, Eps, Index, LearnedVariance, LogSigma, RawTime, V, Velocity
 from ..models.clocks import Clock
 from ..models.parameterization import Parameterization
@@ -69,11 +70,14 @@ def from_diffusers(
     >>> model = from_diffusers(UNet2DModel(...), DDIMScheduler())  # doctest: +SKIP
     >>> print(model.card)  # doctest: +SKIP
     """
+    if learned is not None:
+        check_flag("learned", learned)
     net = source
     if isinstance(source, str | Path):
         net, scheduler = _load(source, scheduler)
     if scheduler is None:
         raise TypeError("a network needs its scheduler: from_diffusers(unet, scheduler)")
+    check_config("scheduler", scheduler)
     if not isinstance(net, nn.Module) or not hasattr(net, "config"):
         raise TypeError(f"need a network of diffusers or its folder, got {type(net).__name__}")
     kind, config = type(scheduler).__name__, dict(scheduler.config)
@@ -106,7 +110,7 @@ def from_diffusers(
 
 def _load(source: str | Path, scheduler: Any) -> tuple[nn.Module, Any]:
     """Network and scheduler from a pipeline's folder, or from the hub."""
-    text = str(source)
+    text = str(check_path("source", source))
     library: Any = _diffusers()
     if text.startswith("hub:"):
         hub: Any = importlib.import_module("huggingface_hub")
@@ -149,6 +153,15 @@ def _stated(path: Path, known: tuple[str, ...]) -> tuple[str, dict[str, Any]]:
     if name not in known:
         raise ValueError(f"{path} is of class {name!r}; known are {', '.join(known)}")
     return str(name), stated
+
+
+def check_config(name: str, scheduler: object) -> None:
+    """Refuse what is no scheduler: its numbers stand in its config."""
+    if isinstance(scheduler, type) or not hasattr(scheduler, "config"):
+        raise TypeError(
+            f"{name} must be a scheduler of diffusers, such as DDIMScheduler(); got "
+            f"{shown(scheduler)}"
+        )
 
 
 def check_scheduler(kind: str, config: Mapping[str, Any]) -> None:

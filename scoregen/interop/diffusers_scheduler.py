@@ -10,12 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .._checks import check_kind
 from ..grids import Grid, Karras, Shifted, Strided, Times, UniformTime
 from ..models import LearnedVariance
 from ..noise import Noise, SampleNoise, TorchNoise
 from ..processes import DiscreteSDE, Level, RectifiedSDE
 from ..sampling import Sampler, Solver
-from .diffusers import check_scheduler, slots
+from .diffusers import check_config, check_scheduler, slots
 from .released import Looped, released
 from .replay import Inverted, evaluations
 
@@ -252,9 +253,11 @@ def as_diffusers_scheduler(
     [1000.0, 500.0]
     """
     sampler = solver if isinstance(solver, Sampler) else None
-    inner = sampler.solver if sampler is not None else solver
-    if not isinstance(inner, Solver):
-        raise TypeError(f"need a Solver or a Sampler, got {solver!r}")
+    inner = solver.solver if isinstance(solver, Sampler) else solver
+    check_kind("solver", inner, Solver, "DPMSolverPP(2), or a Sampler of one")
+    check_config("like", like)
+    if seed is not None:
+        SampleNoise(seed)  # refuses what is no seed, before a pipeline is under way
     check_scheduler(type(like).__name__, dict(like.config))
     grid = None if sampler is None else sampler.grid
     inner = released(inner, Looped)

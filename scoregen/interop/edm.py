@@ -11,9 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._checks import check_number
+from .._checks import check_count, check_number, check_range
 from ..grids import Karras, Times
 from ..models import X0, Conditions, RawTime, ScoreModel
+from ..models.network import check_network
 from ..processes import EDMSDE
 from ..sampling import Sampler
 from ..solvers import KarrasHeun
@@ -98,18 +99,24 @@ def from_edm(
     >>> model(torch.ones(1, 2), 1.0).x0
     tensor([[0.5000, 0.5000]])
     """
+    check_range("data_range", data_range)
+    least = 0.002 if sigma_min is None else check_number("sigma_min", sigma_min, 0.0, open_low=True)
+    most = 80.0 if sigma_max is None else check_number("sigma_max", sigma_max, 0.0, open_low=True)
+    if classes is not None:
+        classes = check_count("classes", classes, 0)
     name = f"EDM, {type(net).__name__}"
     left: tuple[str, ...] = ()
     if isinstance(net, str | Path):
         net, kind, left = edm_network(net)
         name = f"EDM, {kind}"
+    check_network(net)
     facts = {
         fact: getattr(net, fact)
         for fact in ("sigma_min", "sigma_max", "label_dim", "img_channels", "img_resolution")
         if hasattr(net, fact)
     }
-    low = max(float(facts.get("sigma_min", 0.0)), 0.002 if sigma_min is None else sigma_min)
-    high = min(float(facts.get("sigma_max", math.inf)), 80.0 if sigma_max is None else sigma_max)
+    low = max(float(facts.get("sigma_min", 0.0)), least)
+    high = min(float(facts.get("sigma_max", math.inf)), most)
     check_number("sigma_min", low, 0.0, open_low=True)
     check_number("sigma_max", high, low, open_low=True)
     if classes is None:

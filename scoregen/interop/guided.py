@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from .._checks import check_choice, check_count
+from .._checks import check_choice, check_count, check_counts, check_flag
 from ..grids import Strided
 from ..guidance import Clamped
 from ..models import X0, Eps, Index, LearnedVariance, ScoreModel
@@ -116,6 +116,22 @@ def from_guided_diffusion(
     0.5
     """
     count = check_count("steps", steps, 2)
+    for name, flag in (
+        ("learned", learned),
+        ("rescale_timesteps", rescale_timesteps),
+        ("predict_xstart", predict_xstart),
+        ("sigma_small", sigma_small),
+        ("new_attention_order", new_attention_order),
+    ):
+        check_flag(name, flag)
+    if class_cond is not None:
+        check_flag("class_cond", class_cond)
+    if event is not None:
+        check_counts("event", event)
+    for name, number in (("heads", heads), ("head_channels", head_channels)):
+        if number is not None:
+            check_count(name, number)
+    check_choice("schedule", schedule, ("linear", "cosine"))
     if isinstance(net, str | Path):
         filled = guided_network(
             net,
@@ -128,7 +144,6 @@ def from_guided_diffusion(
     elif heads is not None or head_channels is not None or new_attention_order:
         raise TypeError("heads, head_channels and new_attention_order are those of a file")
     class_cond = bool(class_cond)
-    check_choice("schedule", schedule, ("linear", "cosine"))
     scale = 1000 / count
     sde = (
         DiscreteVPSDE.linear(count, scale * 1e-4, scale * 0.02)

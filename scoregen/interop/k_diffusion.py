@@ -9,9 +9,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._checks import check_number, check_state
+from .._checks import (
+    check_kind,
+    check_number,
+    check_numbers,
+    check_range,
+    check_state,
+)
 from ..grids import Karras, Times
 from ..models import X0, Prediction, RawTime, ScoreModel
+from ..models.network import check_network
 from ..noise import Noise, SampleNoise
 from ..processes import EDMSDE, Level
 from ..sampling import Sampler, Solver
@@ -55,14 +62,16 @@ def from_k_diffusion(
     >>> model(torch.ones(1, 2), 1.0).x0
     tensor([[0.5000, 0.5000]])
     """
+    check_network(denoiser, "denoiser")
+    check_range("data_range", data_range)
     ends = []
     for name, value in (("sigma_min", sigma_min), ("sigma_max", sigma_max)):
         if value is None and not hasattr(denoiser, name):
             raise TypeError(
                 f"{type(denoiser).__name__} has no {name}: give {name}=, from its config"
             )
-        ends.append(float(getattr(denoiser, name) if value is None else value))
-    check_number("sigma_min", ends[0], 0.0, open_low=True)
+        stated = getattr(denoiser, name) if value is None else value
+        ends.append(check_number(name, stated, 0.0, open_low=True))
     check_number("sigma_max", ends[1], ends[0], open_low=True)
     card = Card(
         f"k-diffusion, {type(denoiser).__name__}",
@@ -120,8 +129,8 @@ def as_k_diffusion(solver: Solver, *, seed: int = 0) -> Callable[..., Tensor]:
     >>> sample(denoiser, torch.ones(1, 2), torch.tensor([1.0, 0.1, 0.0])).shape
     torch.Size([1, 2])
     """
-    if not isinstance(solver, Solver):
-        raise TypeError(f"solver must be a Solver such as DPMSolverPP(2), got {solver!r}")
+    check_kind("solver", solver, Solver, "DPMSolverPP(2)")
+    SampleNoise(seed)  # refuses what is no seed, before a program is under way
     leaving = released(solver)
 
     @torch.no_grad()
@@ -137,7 +146,7 @@ def as_k_diffusion(solver: Solver, *, seed: int = 0) -> Callable[..., Tensor]:
         seed: int = seed,
     ) -> Tensor:
         check_state(x)
-        levels = [float(sigma) for sigma in sigmas]
+        levels = check_numbers("sigmas", sigmas, 0.0)
         positive = [sigma for sigma in levels if sigma > 0]
         if not positive:
             raise ValueError(f"sigmas must fall from a positive value, got {levels}")

@@ -8,7 +8,15 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from .._checks import check_choice, check_count
+from .._checks import (
+    check_choice,
+    check_count,
+    check_counts,
+    check_flag,
+    check_numbers,
+    check_range,
+    shown,
+)
 from ..models import Eps, Index, RawTime, Score
 from ..models.clocks import Clock
 from ..models.parameterization import Parameterization
@@ -95,9 +103,14 @@ def from_score_sde(
     (tensor([[0.5000, 0.5000]]), 0.01)
     """
     check_choice("kind", kind, ("vp", "subvp", "ve"))
-    if not isinstance(centered, bool):
-        raise TypeError(f"centered must be True or False, as config.data.centered; got {centered}")
+    check_flag("centered", centered)
+    check_flag("continuous", continuous)
     count = check_count("levels", levels, 2)
+    if len(check_numbers("beta", beta, 0.0, open_low=True)) != 2:
+        raise ValueError(f"beta must be two numbers, beta_min and beta_max, got {shown(beta)}")
+    check_range("sigma", sigma)
+    if event is not None:
+        check_counts("event", event)
     if kind == "subvp" and not continuous:
         raise ValueError("score_sde trains sub-VP in continuous time only: continuous=True")
     if (weights is None) != (ema is None):
@@ -106,6 +119,7 @@ def from_score_sde(
             f"False for the raw ones; got {weights=}, {ema=}"
         )
     if weights is not None and ema is not None:
+        check_flag("ema", ema)
         if not isinstance(net, nn.Module):
             raise TypeError(f"weights= need a network to fill, got {type(net).__name__}")
         load_score_sde(net, weights, ema)

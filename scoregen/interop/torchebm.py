@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .._checks import check_state
+from .._checks import check_count, check_data, check_number
 from ..energies import EnergyModel, Potential, ScoreEnergy, check_energy_sign
-from ..models import ScoreModel
+from ..models import ScoreModel, check_model
 
 __all__ = ["from_torchebm", "to_torchebm"]
 
@@ -39,7 +39,7 @@ def from_torchebm(model: nn.Module, x: Tensor, *, samples: Tensor | None = None)
     >>> from_torchebm(Quadratic(), torch.ones(3, 2)).score(torch.ones(1, 2), 0.0).detach()
     tensor([[-1., -1.]])
     """
-    check_state(x)
+    check_data(x)
     energy = Potential(model)
     gradient: Callable[[Tensor], Tensor] | None = getattr(model, "gradient", None)
     if gradient is not None:
@@ -78,6 +78,10 @@ def to_torchebm(
     >>> to_torchebm(Gaussian(VPSDE(), torch.zeros(2), 1.0), torch.ones(1, 2), 0.5)
     ... # doctest: +SKIP
     """
+    check_data(x)
+    check_model(model)
+    check_number("t", t, 0.0)
+    check_count("nodes", nodes)
     try:
         base: Any = importlib.import_module("torchebm.core").BaseModel
     except ImportError as error:

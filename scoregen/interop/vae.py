@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .._checks import check_counts, shown
+from .._checks import check_counts, check_kind, check_path, shown
 from ..data import Units
 from ..latent import AutoEncoder
 from ..latent.autoencoder import check_autoencoder
@@ -35,8 +35,10 @@ class DiffusersAutoEncoder(AutoEncoder):
 
     def __init__(self, vae: nn.Module, event: tuple[int, ...], latent: tuple[int, ...]):
         super().__init__()
+        check_kind("vae", vae, nn.Module, "an AutoencoderKL")
         self.vae: Any = vae
-        self.event, self.latent = event, latent
+        self.event = check_counts("event", event)
+        self.latent = check_counts("latent", latent)
 
     def encode(self, x: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
         law = self.vae.encode(x).latent_dist
@@ -77,7 +79,7 @@ def from_diffusers_vae(
     """
     event = check_counts("event", event)
     if isinstance(source, str | Path):
-        path = Path(source)
+        path = check_path("source", source)
         if not (path / "config.json").is_file():
             raise FileNotFoundError(f"no {path}/config.json: need the folder of an AutoencoderKL")
         source = (

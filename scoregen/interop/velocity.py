@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from .._checks import check_choice, check_number
+from .._checks import check_choice, check_number, check_range
 from ..grids import Shifted, UniformTime
 from ..models import RawTime, ScoreModel, Velocity
 from ..processes import RectifiedSDE
@@ -80,16 +80,15 @@ def from_velocity(
     >>> model(torch.ones(1, 2), 0.25).x0
     tensor([[0., 0.]])
     """
-    if data_at not in (0, 1):
+    if check_number("data_at", data_at) not in (0, 1):
         raise ValueError(f"data_at must be 0 or 1, the network's own time of the data; {data_at=}")
     check_number("shift", shift, 0.0, open_low=True)
     check_number("time_scale", time_scale, 0.0, open_low=True)
     check_choice("first", first, ("x", "t"))
-    low, high = data_range
-    check_number("data_range[1]", high, check_number("data_range[0]", low), open_low=True)
+    low, high = check_range("data_range", data_range)
     card = Card(
         f"a velocity network with data at its time {data_at * time_scale:g}",
-        (float(low), float(high)),
+        (low, high),
         event,
         times=f"all of [0, {time_scale:g}], on straight paths",
         sampling=f"Euler's method, shift {shift:g}",

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.serialization import get_unsafe_globals_in_checkpoint
 
+from .._checks import check_path
 from ..networks.stages import Stage
 
 __all__ = ["Order", "edm_names", "fill", "nin_merged", "read", "renamed", "score_sde_names"]
@@ -42,7 +43,7 @@ def existing(path: str | Path) -> Path:
         ...
     FileNotFoundError: no file absent.pt; nothing is downloaded: fetch it first
     """
-    path = Path(path)
+    path = check_path("path", path)
     if not path.is_file():
         raise FileNotFoundError(f"no file {path}; nothing is downloaded: fetch it first")
     return path

@@ -21,9 +21,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from .._checks import check_kind, shown
 from .._rows import moved
 
-__all__ = ["Shared", "expand", "fill", "join", "plain", "rows"]
+__all__ = ["Shared", "expand", "fill", "join", "named", "plain", "rows"]
 
 Rows = slice | Tensor
 
@@ -65,6 +66,26 @@ def _like(sequence: list[Any] | tuple[Any, ...], items: list[Any]) -> Any:
     if isinstance(sequence, list):
         return items
     return type(sequence)(*items) if hasattr(sequence, "_fields") else tuple(items)
+
+
+def named(condition: object) -> dict[str, Any]:
+    """Keyword arguments of a model by their names; none for None.
+
+    Raises:
+        TypeError: for anything but a mapping, and for a name that is no string.
+
+    >>> named(None), named({"label": 3})
+    ({}, {'label': 3})
+    """
+    if condition is None:
+        return {}
+    if not isinstance(condition, Mapping):
+        raise TypeError(
+            f"condition must map names to values, such as {{'label': 3}}; got {shown(condition)}"
+        )
+    for name in condition:
+        check_kind("the name of a condition", name, str, "'label'")
+    return dict(condition)
 
 
 def plain(condition: Mapping[str, Any]) -> dict[str, Any]:

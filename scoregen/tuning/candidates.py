@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator
 from itertools import product
 
+from .._checks import check_count, check_kind
 from ..processes import SDE
 from ..sampling import Sampler
 from ..solvers import IPNDM, AngularAB, DPMSolverPP, EulerStart, ExponentialAB, UniPC
@@ -43,7 +44,11 @@ def candidates(sde: SDE, nfe: int) -> Iterator[Sampler]:
     >>> len(list(candidates(VPSDE(), 5)))
     96
     """
+    check_kind("sde", sde, SDE, "VPSDE()")
+    check_count("nfe", nfe, 2)
     # a process without data at t_max has no log(alpha / sigma) there, and no form but v
     highest = None if math.isfinite(sde.level(sde.t_max).lam) else 1e3
-    for solver, spacing, high, low in product(_SOLVERS, _SPACINGS, (20.0, highest), (0.05, 0.15)):
-        yield Sampler(solver, Interior(nfe, high, low, spacing))
+    choices = product(_SOLVERS, _SPACINGS, (20.0, highest), (0.05, 0.15))
+    return (
+        Sampler(solver, Interior(nfe, high, low, spacing)) for solver, spacing, high, low in choices
+    )

@@ -7,10 +7,11 @@ import json
 from pathlib import Path
 from typing import Any
 
+from .._checks import check_path, shown
 from .._files import CheckpointError, probe, write
 from .._version import __version__
 from ..guidance import AutoGuidance, ClassifierFree
-from ..models import ScoreModel
+from ..models import ScoreModel, check_model
 from ..sampling import Sampler
 from ..training.card import describe, rebuild
 from .tuned import Fit, Tuned, identity
@@ -45,8 +46,9 @@ def save_sampler(sampler: Sampler, path: str | Path, model: ScoreModel | None = 
     """
     solver = _tuned(sampler)
     guidance: list[str] = []
+    path = check_path("path", path)
     if model is not None:
-        if identity(model)[0] != solver.network:
+        if identity(check_model(model))[0] != solver.network:
             raise ValueError("model is not the network that this sampler was fitted to")
         guidance = [type(m).__name__ for m in model.modules() if _guides(m)]
     content = {
@@ -71,7 +73,6 @@ def save_sampler(sampler: Sampler, path: str | Path, model: ScoreModel | None = 
     }
     body = json.dumps(content, allow_nan=False)
     head = {"kind": _KIND, "format": _FORMAT, "scoregen": __version__, "sha256": _digest(body)}
-    path = Path(path)
     probe(path.parent)
     write(path, json.dumps({**head, **json.loads(body)}, indent=1).encode())
     return path
@@ -95,7 +96,8 @@ def load_sampler(path: str | Path, model: ScoreModel) -> Sampler:
         ...
     scoregen._files.CheckpointError: there is no file nowhere.json
     """
-    path = Path(path)
+    path = check_path("path", path)
+    check_model(model)
     if not path.is_file():
         raise CheckpointError(f"there is no file {path}")
     if path.stat().st_size > _LARGEST:
@@ -157,7 +159,7 @@ def _solver(card: Any, table: Any, path: Path) -> Tuned:
 
 def _tuned(sampler: Sampler) -> Tuned:
     if not isinstance(sampler, Sampler) or not isinstance(sampler.solver, Tuned):
-        raise TypeError(f"only what tune returned is saved here, got {sampler!r:.200}")
+        raise TypeError(f"sampler must be what tune returned, got {shown(sampler)}")
     return sampler.solver
 
 

@@ -5,15 +5,16 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import lru_cache
+from numbers import Real
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from .._checks import check_count, check_number, check_state
+from .._checks import check_count, check_data, check_kind, check_number, check_numbers
 from ..analysis import output_law
 from ..grids import Karras, Times, UniformLam
-from ..models import ScoreModel
+from ..models import ScoreModel, check_model
 from ..noise import ReplayNoise
 from ..processes import SDE, Level
 from ..sampling import Sampler, Solver
@@ -62,12 +63,24 @@ class OptimalGaussian:
 
     def __post_init__(self) -> None:
         check_count("steps", self.steps, 2)
-        object.__setattr__(self, "variances", tuple(float(v) for v in self.variances))
-        if not self.variances:
+        variances = check_numbers("variances", self.variances, 0.0, open_low=True)
+        object.__setattr__(self, "variances", variances)
+        if not variances:
             raise ValueError("variances must hold at least one eigenvalue of the data's covariance")
-        for v in self.variances:
-            check_number("a variance", v, 0.0, open_low=True)
+        check_kind("solver", self.solver, Solver, "DPMSolverPP()")
+        if isinstance(self.mean, Real) or (isinstance(self.mean, Tensor) and not self.mean.dim()):
+            check_number("mean", self.mean)
+        else:
+            mean = check_numbers("mean", self.mean)
+            object.__setattr__(self, "mean", mean)
+            if len(mean) != len(variances):
+                raise ValueError(
+                    f"mean must be one number or as many as the {len(variances)} variances, got "
+                    f"{len(mean)}"
+                )
         check_number("stop", self.stop, 0.0)
+        if self.start is not None:
+            check_number("start", self.start, self.stop, open_low=True)
 
     def __call__(self, sde: SDE) -> Tensor:
         return torch.tensor(_optimal(self, sde), dtype=torch.float64)
@@ -75,11 +88,11 @@ class OptimalGaussian:
 
 @lru_cache(maxsize=256)
 def _optimal(grid: OptimalGaussian, sde: SDE) -> tuple[float, ...]:
-    start = sde.t_max if grid.start is None else grid.start
+    start, stop = sde.t_max if grid.start is None else float(grid.start), float(grid.stop)
     from scipy.optimize import least_squares  # slow to import
 
-    to_zero = grid.stop == 0
-    lowest = grid.stop if not to_zero else sde.t_min if sde.t_min > 0 else 1e-3 * sde.t_max
+    to_zero = stop == 0
+    lowest = stop if not to_zero else sde.t_min if sde.t_min > 0 else 1e-3 * sde.t_max
     first, last = sde.level(start).lam, sde.level(lowest).lam
     if not math.isfinite(first):
         raise ValueError(
@@ -89,7 +102,7 @@ def _optimal(grid: OptimalGaussian, sde: SDE) -> tuple[float, ...]:
     moves = grid.steps - to_zero
     free = min(moves, _CONTROLS)
     places = np.linspace(0, moves - 1, free) if free > 1 else np.zeros(1)
-    mean = torch.tensor(grid.mean, dtype=torch.float64)
+    mean = torch.as_tensor(grid.mean, dtype=torch.float64)
 
     def times(theta: np.ndarray) -> tuple[float, ...]:
         """Step lengths exp(theta) that share a span, with a part left out before a move to 0."""
@@ -112,8 +125,13 @@ def _optimal(grid: OptimalGaussian, sde: SDE) -> tuple[float, ...]:
 
     best, least = (), math.inf
     for known in (UniformLam, Karras):
-        plain = known(grid.steps, start=start, stop=grid.stop)(sde)
+        plain = known(grid.steps, start=start, stop=stop)(sde)
         found = [tuple(plain.tolist())]
+        if not math.isfinite(float(torch.from_numpy(residuals(found[0])).square().sum())):
+            raise ValueError(
+                f"the distance of {grid.solver!r} from this Gaussian is not finite on "
+                f"{known.__name__}({grid.steps}); give a smaller mean or another solver"
+            )
         for guess in _guesses(sde.lam(plain).numpy(), places, to_zero):
             fit = least_squares(
                 error, guess, bounds=(-_REACH, _REACH), ftol=1e-3, xtol=1e-3, max_nfev=15
@@ -169,14 +187,19 @@ def trajectory_grid(
     >>> len(trajectory_grid(model, x, 6).times)
     7
     """
-    check_state(x)
+    check_model(model)
+    if not len(check_data(x)):
+        raise ValueError("x must hold at least one state, got none; a few tens are enough")
+    check_count("steps", steps)
+    if reference is not None:
+        check_kind("reference", reference, Sampler, "Sampler(DPMSolverPP(), UniformLam(64))")
     fine = Sampler(DPMSolverPP(), UniformLam(64)) if reference is None else reference
     if fine.solver.order is None:
         raise ValueError(
             f"the reference must be noise-free, got {fine.solver!r}; take DPMSolverPP()"
         )
     fine_path = list(fine.iterate(model, x, noise=ReplayNoise([])))
-    if not 1 <= check_count("steps", steps) < len(fine_path):
+    if not steps < len(fine_path):
         raise ValueError(
             f"steps must be less than the reference's {len(fine_path) - 1}, got {steps}"
         )

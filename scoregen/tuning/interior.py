@@ -9,7 +9,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from .._checks import check_count, check_number
+from .._checks import check_callable, check_count, check_number
 from ..processes import SDE, VPSDE
 
 __all__ = ["Interior", "SinhSpacing", "VPTimeSpacing"]
@@ -103,6 +103,9 @@ class Interior:
         check_count("steps", self.steps)
         high = math.inf if self.high is None else self.high
         check_number("high", high, 0.0, open_low=True, infinite=True)
+        check_callable(
+            "spacing", self.spacing, "(first, last, moves) -> times, such as SinhSpacing()"
+        )
         if self.low is not None:
             check_number("low", self.low, 0.0, high, open_low=True, open_high=True)
 

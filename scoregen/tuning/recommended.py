@@ -5,7 +5,7 @@ from __future__ import annotations
 from .._checks import check_count
 from ..densities import Analytic
 from ..grids import UniformLam
-from ..models import EDM, X0, ScoreModel, V, Velocity
+from ..models import EDM, X0, ScoreModel, V, Velocity, check_model
 from ..processes import StaticSDE
 from ..sampling import Sampler
 from ..solvers import IPNDM, AngularAB, EulerStart, UniPC
@@ -49,9 +49,7 @@ t_max to 0.6 / nfe, `SinhSpacing(0.35, 0.7)` |
 start=None, stop=0.0, margin=0.001))
     """
     check_count("nfe", nfe)
-    if not isinstance(model, ScoreModel):
-        raise TypeError(f"model must be a ScoreModel, got {type(model).__name__}")
-    if isinstance(model.sde, StaticSDE):
+    if isinstance(check_model(model).sde, StaticSDE):
         raise ValueError(
             "a StaticSDE has no noise to remove; sample its one law with a Markov chain, such as "
             "scoregen.MALA on Constant"

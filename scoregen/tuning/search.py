@@ -9,10 +9,12 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from .._checks import check_count
+from .._checks import check_count, check_counts, check_flag
 from ..densities import Analytic
-from ..models import ScoreModel
+from ..models import ScoreModel, check_model
 from ..models.base import evaluating
+from ..models.conditions import named
+from ..noise import SampleNoise
 from ..sampling import Sampler
 from .candidates import candidates
 from .levenberg import Data, Point, Table, improve, robust
@@ -72,6 +74,10 @@ def tune(
     """
     if check_count("nfe", nfe, 2) > 20:
         raise ValueError(f"nfe must be at most 20, got {nfe}: recommended(model, nfe) serves there")
+    check_model(model)
+    SampleNoise(seed)  # refuses what is no seed, before hundreds of trajectories are made
+    check_flag("progress", progress)
+    given = named(condition)
     shape = _event(model, event)
     if trajectories is None:
         trajectories = _enough(nfe, math.prod(shape))
@@ -81,13 +87,13 @@ def tune(
         evaluating(model),
         tqdm(desc="tuning", unit="iteration", disable=not progress, leave=False) as bar,
     ):
-        made = Trajectories(model, shape, condition or {}, seed)
+        made = Trajectories(model, shape, given, seed)
         return _fitted(made, nfe, count, bar).sampler()
 
 
 def _event(model: ScoreModel, event: tuple[int, ...] | None) -> tuple[int, ...]:
     if event is not None:
-        return tuple(check_count("a size in event", n) for n in event)
+        return check_counts("event", event)
     inner: Any = model
     if isinstance(inner, Analytic):
         return inner.event

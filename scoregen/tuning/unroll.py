@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..models import Prediction, ScoreModel
+from .._checks import check_counts, check_kind
+from ..models import Prediction, ScoreModel, check_model
 from ..noise import Noise
 from ..processes import SDE, Level
 from ..sampling import Sampler
@@ -106,7 +107,9 @@ def as_table(sampler: Sampler, model: ScoreModel, event: tuple[int, ...]) -> Tun
     >>> bool((a - b).abs().max() < 1e-12)
     True
     """
-    levels = sampler.levels(model.sde)
+    check_kind("sampler", sampler, Sampler, "Sampler(DDIM(), Karras(5))")
+    levels = sampler.levels(check_model(model).sde)
+    event = check_counts("event", event)
     if levels[-1].sigma != 0:
         raise ValueError(f"the grid must end at 0, got t = {levels[-1].t:g}")
     count = _count(sampler, model.sde)
@@ -121,7 +124,7 @@ def as_table(sampler: Sampler, model: ScoreModel, event: tuple[int, ...]) -> Tun
         times=times_of(table, model.sde),
         rows=packed(table.rows),
         basis=basis_of(model),
-        event=tuple(event),
+        event=event,
         mean=(0.0,) * int(torch.Size(event).numel()),
         process=model.sde,
         network=network,

@@ -176,13 +176,18 @@ def slips(source: str) -> list[tuple[int, str, str]]:
 
 
 def tests_of(file: Path) -> str:
-    """The test files that use what a file defines, most uses first."""
+    """The test files of the package, by their names, and those that use what the file defines.
+
+    The ones that use it most come first.
+    """
     tree = ast.parse(file.read_text())
     names = [n.name for n in tree.body if isinstance(n, ast.ClassDef | ast.FunctionDef)]
     pattern = re.compile(r"\b(" + "|".join(re.escape(name) for name in names) + r")\b")
     uses = {path.stem: len(pattern.findall(path.read_text())) for path in TESTS} if names else {}
     used = sorted((stem for stem in uses if uses[stem]), key=lambda stem: -uses[stem])
-    return " ".join(dict.fromkeys([*used[:6], "test_contracts"]))
+    package = file.relative_to(ROOT / "scoregen").parts[0]
+    own = [path.stem for path in TESTS if path.stem.startswith(f"test_{package[:4]}")]
+    return " ".join(dict.fromkeys([*used[:6], *own, "test_contracts"]))
 
 
 TESTS = sorted((ROOT / "tests").glob("test_*.py"))

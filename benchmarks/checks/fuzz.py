@@ -63,7 +63,8 @@ NOISY_LOSSES = (
 RESULTS = (
     tuple, list, sg.analysis.Amplification, sg.analysis.OutputLaw, sg.tuning.Tuned,
     sg.comparison.Cell, sg.comparison.Comparison, sg.comparison.Interval, sg.comparison.Row,
-    sg.comparison.Summary, sg.comparison.Verdict, sg.training.TrainStep,
+    sg.comparison.Summary, sg.comparison.Verdict, sg.training.TrainStep, sg.sampling.Compiled,
+    sg.sampling.Sharded,
 )  # fmt: skip
 # What takes a file or an object of another program, which its own tests have.
 FOREIGN = {
@@ -214,6 +215,7 @@ OWN: dict[str, dict[str, Callable[[], Any]]] = {
     "noise.ReplayNoise": {"draws": lambda: [normal(4, 2)]},
     "grids.Times": {"times": lambda: (0.9, 0.5, 0.0)},
     "grids.Strided": {"steps": lambda: 4},
+    "sampling.sharded": {"rank": lambda: 0, "world": lambda: 2},
     "models.Shared": {"value": lambda: torch.ones(2)},
     "models.Given": {"model": lambda: LABELLED, "condition": lambda: {"label": torch.arange(3)}},
     "densities.energy_distance_1d": {"m1": lambda: torch.zeros(2)},

@@ -358,6 +358,12 @@ def main() -> None:
         except ModuleNotFoundError as error:
             print(f"{origin} is left out: {error}")
     counts = {f"scoregen/{k}": v for k, v in evaluations(options.steps).items()}
+    kept: list[str] = []
+
+    def keep(line: str) -> None:
+        print(line)
+        kept.append(line)
+
     report: dict[str, Any] = {"versions": versions(), "machine": platform.processor()}
     for label in [options.state] if options.state else STATES:
         shape = STATES[label]
@@ -377,10 +383,9 @@ def main() -> None:
         print("| loop | us/step |\n|---|---|")
         for name, value in sorted(beyond.items(), key=lambda pair: pair[1]):
             print(f"| {name} | {value:.1f} |")
-        print(
-            "\n| method | us/step | fastest peer | ratio | ratio to k-diffusion |\n"
-            "|---|---|---|---|---|"
-        )
+        keep(f"\nState {label}, {kind}\n")
+        keep("| method | us/step | fastest peer | ratio | ratio to k-diffusion |")
+        keep("|---|---|---|---|---|")
         ratios = {}
         for name, twins in TWINS.items():
             there = {t: beyond[t] for t in twins if t in beyond}
@@ -391,21 +396,23 @@ def main() -> None:
             ratios[name] = mine / there[fastest]
             own = [mine / v for t, v in there.items() if t.startswith("k-diffusion")]
             shown = f"{own[0]:.2f}" if own else ""
-            print(
+            keep(
                 f"| {name} | {mine:.1f} | {fastest} {there[fastest]:.1f} | {ratios[name]:.2f} "
                 f"| {shown} |"
             )
-        print("\n| recommended multistep | us/step | / hand-written 2M | cold |\n|---|---|---|---|")
+        keep("\n| recommended multistep | us/step | / hand-written 2M | cold |")
+        keep("|---|---|---|---|")
         few_loops = {n: loops[f"scoregen/{n}"] for n in RECOMMENDED}
         base = beyond["hand/2M"]
         own = once if len(shape) == 2 else 0.0
         for name, value in measure_cold(few_loops, shape, options.steps, max(3, few // 3)).items():
             warm = beyond[f"scoregen/{name}"]
             cold = value - own * counts[f"scoregen/{name}"]
-            print(f"| {name} | {warm:.1f} | {warm / base:.2f} | {cold / base:.2f} |")
+            keep(f"| {name} | {warm:.1f} | {warm / base:.2f} | {cold / base:.2f} |")
         report[label] = {"us_per_step": beyond, "ratio_to_fastest_peer": ratios}
     options.out.mkdir(parents=True, exist_ok=True)
     (options.out / "overhead.json").write_text(json.dumps(report, indent=1))
+    (options.out / "summary.md").write_text("\n".join(kept).strip() + "\n")
     print(f"\nwritten to {options.out / 'overhead.json'}")
 
 

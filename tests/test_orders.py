@@ -66,13 +66,13 @@ def shortfalls(solver: Solver, processes: tuple[str, ...]) -> list[str]:
 
 @pytest.mark.parametrize("solver", CLAIMING, ids=PAGE.label)
 def test_measured_orders_reach_the_claims(solver: Solver) -> None:
-    assert shortfalls(solver, ("VP", "EDM")) == []
+    assert shortfalls(solver, ("VP",)) == []
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("solver", CLAIMING, ids=PAGE.label)
 def test_measured_orders_reach_the_claims_on_other_processes(solver: Solver) -> None:
-    assert shortfalls(solver, ("VE", "rectified", "DDPM cosine")) == []
+    assert shortfalls(solver, ("EDM", "VE", "rectified", "DDPM cosine")) == []
 
 
 # Rates jump at a chain's knots: those whose polynomials are of time lost their order there.

@@ -146,7 +146,7 @@ def test_exactness_is_declared_and_not_guessed() -> None:
     net = network(VPSDE()).net
     with pytest.raises(ValueError, match="StaticSDE"):
         recommended(ScoreNetwork(net, StaticSDE(), Eps()), 5)
-    with pytest.raises(TypeError, match="ScoreModel"):
+    with pytest.raises(TypeError, match="model must be a score model, got the network MLP"):
         recommended(net, 5)  # type: ignore[arg-type]
     for bad, error in ((0, ValueError), (2.0, TypeError)):
         with pytest.raises(error, match="nfe"):

@@ -64,11 +64,23 @@ def fixed(text: str, path: Path) -> None:
         axis.plot([float(mean), float(worst)], [-i, -i], colour, lw=1)
         axis.plot(float(mean), -i, f"{colour}o")
         axis.plot(float(worst), -i, f"{colour}|")
-    short = [name.replace("EulerStart(", "").replace("))", ")") for name, *_ in table]
+    short = [shortened(name) for name, *_ in table]
     axis.set_yticks([-i for i in range(len(table))], short, fontsize=7)
-    axis.set(xscale="log", xlabel="geometric mean (dot) and worst (bar)")
+    axis.set(xscale="log", xlabel="over the least: mean (dot), worst (bar)")
     figure.savefig(path)
     plt.close(figure)
+
+
+def shortened(name: str) -> str:
+    """The name of a sampler with its arguments in a word each."""
+    words = {
+        "EulerStart(": "", "))": ")", "order=": "", "max_points=": "", "smooth_end=True": "smooth",
+        "bounded=True": "bounded", "bounded=False": "unbounded", "scoregen: ": "",
+        "sg.tuning.recommended(model, n), its own, its own": "recommended(model, n)",
+    }  # fmt: skip
+    for long, word in words.items():
+        name = name.replace(long, word)
+    return name
 
 
 def main() -> None:

@@ -61,11 +61,11 @@ def default_noise(shape: tuple[int, ...], rounds: int, steps: int = 20) -> None:
     def denoiser(x: Tensor, sigma: Tensor, **extra: Any) -> Tensor:
         return x * 0.5
 
-    for solver, twin in (
-        (sg.Ancestral(), "euler_ancestral"),
-        (sg.SDEDPMSolverPP(), "dpmpp_2m_sde"),
-        (sg.SDEDPMSolverPP(3), "dpmpp_3m_sde"),
-        (sg.solvers.SDEDPMSolverPP2S(), "dpmpp_sde"),
+    for name, solver, twin in (
+        ("Ancestral", sg.Ancestral(), "euler_ancestral"),
+        ("SDEDPMSolverPP", sg.SDEDPMSolverPP(), "dpmpp_2m_sde"),
+        ("SDEDPMSolverPP(3)", sg.SDEDPMSolverPP(3), "dpmpp_3m_sde"),
+        ("SDEDPMSolverPP2S", sg.solvers.SDEDPMSolverPP2S(), "dpmpp_sde"),
     ):
         sampler, theirs = sg.Sampler(solver, sg.Karras(steps)), getattr(k, f"sample_{twin}")
 
@@ -81,10 +81,8 @@ def default_noise(shape: tuple[int, ...], rounds: int, steps: int = 20) -> None:
 
         with torch.random.fork_rng(devices=[]):
             ms = least({"warm": ours, "cold": cold, "k": other}, rounds)
-        print(
-            f"{solver} / k-diffusion's {twin} at {shape}, default noise: "
-            f"{ms['warm'] / ms['k']:.2f} warm, {ms['cold'] / ms['k']:.2f} cold"
-        )
+        warm, cold_ratio = ms["warm"] / ms["k"], ms["cold"] / ms["k"]
+        print(f"| {name} | k-diffusion {twin} | {shape} | {warm:.2f} | {cold_ratio:.2f} |")
 
 
 def main() -> None:
@@ -95,6 +93,7 @@ def main() -> None:
     warnings.filterwarnings("ignore", module="torchsde")
     level = sg.Level(1.0, 0.0, 1.0, 0.0)
     g = torch.Generator().manual_seed(0)
+    print("| default noise | beside | state | time over it, warm | cold |\n|---|---|---|---|---|")
     for shape in ((256, 2), (64, 1, 8, 8), (64, 3, 32, 32)):
         like, noise = torch.zeros(shape), SampleNoise(0)
         acts: dict[str, Callable[[], object]] = {
@@ -102,7 +101,7 @@ def main() -> None:
             "noise": lambda like=like, noise=noise: noise(like, level, level),
         }
         ms = least(acts, 10 * rounds)
-        print(f"SampleNoise / torch.randn at {shape}: {ms['noise'] / ms['randn']:.2f}")
+        print(f"| a draw | torch.randn | {shape} | {ms['noise'] / ms['randn']:.2f} |  |")
     with torch.no_grad():
         for shape in ((256, 2), (64, 3, 32, 32)):
             default_noise(shape, rounds)
@@ -114,16 +113,17 @@ def main() -> None:
         spread = 0.01 + 0.2 * torch.rand(k, 64, generator=g)
         law = sg.GaussianMixture(sg.VPSDE(), torch.ones(k), points[:k], spread)
         models[f"GaussianMixture, {k} components"] = law
+    print("\n| exact density, 64 coordinates, 256 rows | milliseconds |\n|---|---|")
     for name, model in models.items():
         ms = least({name: lambda model=model: model(x, 0.3)}, min(rounds, 5))
-        print(f"{name}, d = 64, 256 rows: {ms[name]:.1f} ms")
+        print(f"| {name} | {ms[name]:.1f} |")
     ratios = [
         float(
             subprocess.run([sys.executable, "-c", IMPORT], capture_output=True, check=True).stdout
         )
         for _ in range(3)
     ]
-    print(f"import scoregen / import torch: {sorted(ratios)[1]:.2f}")
+    print(f"\n`import scoregen` over `import torch`: {sorted(ratios)[1]:.2f}")
 
 
 if __name__ == "__main__":

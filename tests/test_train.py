@@ -412,9 +412,10 @@ def test_steps_without_a_finite_gradient_are_skipped_and_counted() -> None:
 
 
 def test_too_many_in_a_row_stop_the_training_and_keep_the_good_weights(tmp_path: Path) -> None:
-    net = model()
+    net, objective = model(), Sometimes(set(range(5, 99)))
     with pytest.raises(TrainingError, match="3 steps in a row, up to step 7"):
-        train(net, objective=Sometimes(set(range(5, 99))), patience=3, out=tmp_path)
+        train(net, objective=objective, patience=3, out=tmp_path)
+    assert objective.calls == 7  # at once, and not where the training would have ended
     assert all(p.isfinite().all() for p in net.parameters())
     assert (tmp_path / "resume.safetensors").is_file()
 

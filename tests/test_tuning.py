@@ -49,11 +49,12 @@ from scoregen.tuning import (
     Tuned,
     as_table,
     candidates,
+    levenberg,
     load_sampler,
     save_sampler,
     tune,
 )
-from scoregen.tuning.levenberg import Data, Table, _jacobian, _step
+from scoregen.tuning.levenberg import Data, Table, _jacobian, _normal, _step
 from scoregen.tuning.trajectories import Trajectories
 
 PROCESSES: list[SDE] = [VPSDE(), EDMSDE(), RectifiedSDE(1e-3, 0.999), DiscreteVPSDE.linear(1000)]
@@ -233,6 +234,41 @@ def test_sensitivities_are_derivatives() -> None:
         down_lams[i] -= h
         slope = end(Table(tuple(up_lams), wide)) - end(Table(tuple(down_lams), wide))
         torch.testing.assert_close(jacobian[len(places) + i], slope / (2 * h), rtol=0.02, atol=5e-4)
+
+
+def test_the_normal_equations_are_sums_over_all_trajectories(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """J'WJ and J'Wr of the last row, whose derivatives are what is known, also in small parts."""
+    known, last, weight = normal(4, 20, 5), normal(20, 5, seed=1), normal(20, seed=2).square()
+    rows = normal(3, 4, seed=3)
+    data = Data(lambda w, lam, i: w, (0.0, 1.0), torch.arange(20), known[0], last, known[1, 0])
+    point = Table((0.2, 0.4), rows).along(data)
+    residual = torch.tensordot(rows[-1], point.known, 1) - last
+    want = torch.einsum("mkd,k,kd->m", point.known, weight, residual)
+    square = torch.einsum("mkd,k,nkd->mn", point.known, weight, point.known)
+    for memory in (levenberg._MEMORY, 1):
+        monkeypatch.setattr(levenberg, "_MEMORY", memory)
+        a, g = _normal(point, data, weight)
+        torch.testing.assert_close(g[-4:], want)
+        torch.testing.assert_close(a[-4:, -4:], square)
+
+
+def test_no_difference_is_taken_beyond_the_greatest_lam() -> None:
+    seen: list[float] = []
+
+    def out(w: Tensor, lam: float, rows: Tensor) -> Tensor:
+        seen.append(lam)
+        return w * (1 + lam)
+
+    data = Data(out, (0.0, 1.0), torch.arange(6), normal(6, 2), normal(6, 2, seed=1), normal(2))
+    rows = normal(3, 4, seed=2)
+    rows[0, 2:], rows[1, 3:] = 0.0, 0.0  # what is not yet known
+    table = Table((0.5, 1.0), rows)
+    jacobian = _jacobian(table, table.along(data).known, data)
+    assert max(seen) == 1.0
+    w = torch.tensordot(table.rows[1], table.along(data).known, 1)
+    torch.testing.assert_close(jacobian[5 + 1], table.rows[2, 3] * w)  # of the second time
 
 
 def test_a_time_at_its_bound_is_held_and_the_rest_solved_without_it() -> None:

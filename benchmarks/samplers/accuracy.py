@@ -549,18 +549,21 @@ def best(found: list[Measured], origins: Callable[[str], bool]) -> dict[Any, Mea
     return least
 
 
-def robust(found: list[Measured], least: dict[Any, float]) -> list[tuple[float, float, str]]:
-    """(geometric mean, worst) ratio to the best, at 10 evaluations or more, of fixed samplers."""
+def over_the_least(
+    found: list[Measured], least: dict[tuple[str, str, int], float], budgets: tuple[int, ...]
+) -> dict[str, tuple[float, float]]:
+    """(geometric mean, worst) ratio to the least error, of the samplers that every problem has."""
+    keys = {key for key in least if key[2] in budgets}
     ratios: dict[str, list[float]] = {}
     for m in found:
-        if m.nfe >= 10:
+        if m.key in keys:
             name = f"{m.origin}: {m.shown}"
             ratios.setdefault(name, []).append(math.log(m.error / least[m.key]))
-    most = max(map(len, ratios.values()))
-    kept = {name: values for name, values in ratios.items() if len(values) == most}
-    return sorted(
-        (math.exp(statistics.fmean(v)), math.exp(max(v)), name) for name, v in kept.items()
-    )
+    return {
+        name: (math.exp(statistics.fmean(values)), math.exp(max(values)))
+        for name, values in ratios.items()
+        if len(values) == len(keys)
+    }
 
 
 def among_named(found: list[Measured], least: dict[tuple[str, str, int], float]) -> Iterator[str]:
@@ -573,21 +576,9 @@ def among_named(found: list[Measured], least: dict[tuple[str, str, int], float])
         "| evaluations | recommended: geometric mean, worst | rank by geometric mean | best geometric mean "
         "of the others | least worst of the others |\n|---|---|---|---|---|"
     )
-    for budget in BUDGETS:
-        keys = {k for k in least if k[2] == budget}
-        above: dict[tuple[str, ...], list[float]] = {}
-        for m in found:
-            if m.key in keys:
-                name = (m.origin, m.sampler, m.grid, m.ending)
-                above.setdefault(name, []).append(math.log(m.error / least[m.key]))
-        known = {
-            name: (math.exp(statistics.fmean(v)), math.exp(max(v)))
-            for name, v in above.items()
-            if len(v) == len(keys)
-        }
-        if not keys:
-            continue
-        mean, worst = known.pop(("scoregen", RECOMMENDED, "its own", "its own"))
+    for budget in sorted({key[2] for key in least}):
+        known = over_the_least(found, least, (budget,))
+        mean, worst = known.pop(f"scoregen: {RECOMMENDED}, its own, its own")
         rank = 1 + sum(other < mean for other, _ in known.values())
         best_mean, best_worst = (min(v) for v in zip(*known.values(), strict=True))
         yield (
@@ -644,7 +635,8 @@ def tables(found: list[Measured]) -> Iterator[str]:
         "ending, over all problems and 10 evaluations or more.\n"
     )
     yield "| sampler | geometric mean | worst |\n|---|---|---|"
-    ranked = robust(found, least)
+    late = over_the_least(found, least, tuple(n for n in BUDGETS if n >= 10))
+    ranked = sorted((mean, worst, name) for name, (mean, worst) in late.items())
     for origin in ("scoregen", *PEERS):
         count = 10 if origin == "scoregen" else 3
         for mean, worst, name in [row for row in ranked if row[2].startswith(origin)][:count]:

@@ -28,6 +28,7 @@ import platform
 import statistics
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -39,20 +40,18 @@ from scoregen.objectives import DenoisingScoreMatching, Unit
 from scoregen.training import fit
 
 DECAY, CLIP, LR = 0.999, 1.0, 2e-3
+Make = Callable[[], nn.Module]
 
 
-COMPILED = [False]
-
-
-def network(device: torch.device) -> nn.Module:
+def network(device: torch.device, compiled: bool) -> nn.Module:
     with torch.random.fork_rng():
         torch.default_generator.manual_seed(0)
         net = sg.UNet(channels=1, width=24, classes=10).to(device)
-    if not COMPILED[0]:
+    if not compiled:
         return net
     mode = "reduce-overhead" if device.type == "cuda" else "default"
-    compiled: nn.Module = torch.compile(net, mode=mode)
-    return compiled
+    recorded: nn.Module = torch.compile(net, mode=mode)
+    return recorded
 
 
 def tensors(device: torch.device) -> tuple[Tensor, Tensor]:
@@ -73,9 +72,9 @@ def batches(
                 yield x[rows], label[rows].masked_fill(hidden, 10)
 
 
-def ours(device: torch.device, batch: int, steps: int) -> Iterator[None]:
+def ours(make: Make, device: torch.device, batch: int, steps: int) -> Iterator[None]:
     data = sg.digits("train")
-    model = sg.ScoreNetwork(network(device), sg.VPSDE(), sg.V())
+    model = sg.ScoreNetwork(make(), sg.VPSDE(), sg.V())
     objective = DenoisingScoreMatching(weight=Unit(sg.V()))
     for _ in fit(
         model, data, objective, steps=steps, batch=batch, lr=LR, device=device, progress=False
@@ -83,8 +82,8 @@ def ours(device: torch.device, batch: int, steps: int) -> Iterator[None]:
         yield
 
 
-def bare(device: torch.device, batch: int, steps: int) -> Iterator[None]:
-    net, average = network(device), network(device)
+def bare(make: Make, device: torch.device, batch: int, steps: int) -> Iterator[None]:
+    net, average = make(), make()
     optimizer = torch.optim.AdamW(net.parameters(), LR, weight_decay=0.0, fused=True)
     weights, averages = list(net.parameters()), list(average.parameters())
     generator = torch.Generator(device).manual_seed(0)
@@ -105,14 +104,14 @@ def bare(device: torch.device, batch: int, steps: int) -> Iterator[None]:
         yield
 
 
-def azula(device: torch.device, batch: int, steps: int) -> Iterator[None]:
+def azula(make: Make, device: torch.device, batch: int, steps: int) -> Iterator[None]:
     from azula.denoise import SimpleDenoiser
     from azula.noise import VPSchedule
 
     class Backbone(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.net = network(device)
+            self.net = make()
 
         def forward(self, x: Tensor, t: Tensor, label: Tensor) -> Tensor:
             return self.net(x, t, label)
@@ -133,12 +132,12 @@ def azula(device: torch.device, batch: int, steps: int) -> Iterator[None]:
         yield
 
 
-def diffusers(device: torch.device, batch: int, steps: int) -> Iterator[None]:
+def diffusers(make: Make, device: torch.device, batch: int, steps: int) -> Iterator[None]:
     from diffusers import DDPMScheduler
     from diffusers.optimization import get_scheduler
     from diffusers.training_utils import EMAModel
 
-    net = network(device)
+    net = make()
     scheduler = DDPMScheduler(num_train_timesteps=1000)
     average = EMAModel(net.parameters(), decay=DECAY, use_ema_warmup=True)
     average.to(device)
@@ -161,7 +160,7 @@ def diffusers(device: torch.device, batch: int, steps: int) -> Iterator[None]:
         yield
 
 
-LOOPS: dict[str, Callable[[torch.device, int, int], Iterator[None]]] = {
+LOOPS: dict[str, Callable[[Make, torch.device, int, int], Iterator[None]]] = {
     "scoregen": ours,
     "bare": bare,
     "azula": azula,
@@ -170,13 +169,18 @@ LOOPS: dict[str, Callable[[torch.device, int, int], Iterator[None]]] = {
 
 
 def measured(
-    names: list[str], device: torch.device, batch: int, rounds: int, seconds: float
+    names: list[str],
+    make: Make,
+    device: torch.device,
+    batch: int,
+    rounds: int,
+    seconds: float,
 ) -> dict[str, list[float]]:
     """Milliseconds per step of each loop, one number for each round."""
     running: dict[str, Iterator[None]] = {}
     for name in names:
         try:
-            loop = LOOPS[name](device, batch, 10**6)
+            loop = LOOPS[name](make, device, batch, 10**6)
             for _ in range(10):
                 next(loop)
             running[name] = loop
@@ -214,11 +218,11 @@ def ratio(above: list[float], below: list[float]) -> str:
     return f"{middle:.3f} ({low:.3f} to {high:.3f})"
 
 
-def report(found: dict[str, list[float]], device: torch.device, batch: int) -> str:
+def report(found: dict[str, list[float]], device: torch.device, batch: int, compiled: bool) -> str:
     place = platform.processor() or platform.machine()
     if device.type == "cuda":
         place = torch.cuda.get_device_name(device)
-    how = "compiled networks" if COMPILED[0] else "networks as they are"
+    how = "compiled networks" if compiled else "networks as they are"
     lines = [
         f"torch {torch.__version__}, {place}, {torch.get_num_threads()} thread(s), batch {batch}, {how}",
         "loop        ms per step, median   scoregen's speed over it, median (quartiles)",
@@ -245,12 +249,13 @@ def main() -> None:
     parser.add_argument("--compile", action="store_true", help="the networks of all loops")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
-    COMPILED[0] = args.compile
     device, text = torch.device(args.device), ""
     for batch in args.batch:
-        found = measured(args.loops, device, batch, args.rounds, args.seconds)
-        text += report(found, device, batch)
-        print(report(found, device, batch), flush=True)
+        make = partial(network, device, args.compile)
+        found = measured(args.loops, make, device, batch, args.rounds, args.seconds)
+        shown = report(found, device, batch, args.compile)
+        text += shown
+        print(shown, flush=True)
     if args.out is not None:
         args.out.write_text(text)
 

@@ -7,7 +7,7 @@ changes, the weights, so that a training that goes on finds its own.
 """
 
 from .installed import library
-from .reader import IdentityError, identity
+from .reader import IdentityError, identity, uncompiled, uncompiled_name
 from .recipe import machinery, modules_within, recipe, structure
 
 __all__ = [
@@ -18,4 +18,6 @@ __all__ = [
     "modules_within",
     "recipe",
     "structure",
+    "uncompiled",
+    "uncompiled_name",
 ]

@@ -189,8 +189,7 @@ class Reader:
         return b"reduced" + self.all(parts, where)
 
     def network(self, thing: nn.Module, where: str) -> Iterator[bytes]:
-        while "_orig_mod" in thing._modules:  # torch.compile changes the speed alone
-            thing = thing.get_submodule("_orig_mod")
+        thing = uncompiled(thing)  # torch.compile changes the speed alone
         if isinstance(thing, torch.jit.ScriptModule):
             yield b"script" + self.pairs(dict(thing.state_dict()), where)
             yield "".join(str(getattr(m, "code", "")) for m in thing.modules()).encode()
@@ -286,6 +285,27 @@ def _codes(code: types.CodeType) -> Iterator[types.CodeType]:
     for constant in code.co_consts:
         if isinstance(constant, types.CodeType):
             yield from _codes(constant)
+
+
+def uncompiled(net: nn.Module) -> nn.Module:
+    """The network inside one that `torch.compile` made; any other is itself.
+
+    >>> net = nn.Linear(1, 1)
+    >>> uncompiled(net) is net
+    True
+    """
+    while "_orig_mod" in net._modules:
+        net = net.get_submodule("_orig_mod")
+    return net
+
+
+def uncompiled_name(name: str) -> str:
+    """The name of a weight or module without what `torch.compile` puts into it.
+
+    >>> uncompiled_name("net._orig_mod.weight")
+    'net.weight'
+    """
+    return name.replace("_orig_mod.", "")
 
 
 def _attributes(thing: Any) -> dict[str, Any] | None:

@@ -11,7 +11,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from .installed import named
-from .reader import ATOMS, IdentityError, Reader
+from .reader import ATOMS, IdentityError, Reader, uncompiled_name
 
 __all__ = ["modules_within", "recipe", "structure"]
 
@@ -54,7 +54,7 @@ def structure(model: nn.Module) -> dict[str, str]:
             for k, v in (*module._parameters.items(), *module._buffers.items())
             if v is not None
         ]
-        found[path.replace("_orig_mod.", "")] = f"{type(module).__qualname__}({', '.join(held)})"
+        found[uncompiled_name(path)] = f"{type(module).__qualname__}({', '.join(held)})"
     return found
 
 

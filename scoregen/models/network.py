@@ -19,6 +19,7 @@ from .._checks import (
     check_count,
     check_kind,
 )
+from .._identity import uncompiled
 from .conditions import plain
 
 __all__ = ["Conditions", "Network", "conditions_of"]
@@ -132,13 +133,6 @@ def conditions_of(model: object) -> Conditions | None:
     inner = unwrapped(model)
     found = inner.conditions if isinstance(inner, Network) else None
     return found if isinstance(found, Conditions) else None
-
-
-def uncompiled(net: nn.Module) -> nn.Module:
-    """The network inside one that `torch.compile` made."""
-    while "_orig_mod" in net._modules:
-        net = net.get_submodule("_orig_mod")
-    return net
 
 
 def unwrapped(net: Any) -> Any:

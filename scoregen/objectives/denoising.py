@@ -172,8 +172,8 @@ class DenoisingScoreMatching:
             )
         # levels and weights in float64 on the host, since a device may have no float64; then all of
         # them in one transfer
-        t, sde = t.reshape(-1).cpu().double(), model.sde
-        exact = Level(t, *(f(t).expand_as(t).to(t) for f in (sde.alpha, sde.sigma, sde.lam)))
+        t = t.reshape(-1).cpu().double()
+        exact: Level = model.sde.level_of(t, t)
         weight = self.weight(model, exact, self.law) / (exact.alpha**2 + exact.sigma**2)
         packed = torch.stack(torch.broadcast_tensors(*exact, weight)).to(x0.dtype)
         *columns, weight = moved(packed, x0.device)

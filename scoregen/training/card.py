@@ -10,9 +10,9 @@ from torch import nn
 
 from .._families import classes
 from .._files import CheckpointError
+from .._identity import uncompiled
 from ..energies import ReconstructionEnergy
 from ..models import ScoreModel
-from ..models.network import uncompiled
 
 # the words that cards use for the families
 _FAMILY = {

@@ -32,6 +32,7 @@ from .._checks import (
     check_range,
 )
 from .._files import CheckpointError, check_finite, probe, sweep, temporary, write
+from .._identity import uncompiled_name
 from .._version import __version__
 from ..data import Units
 from ..data.levels import check_bins
@@ -113,7 +114,9 @@ def save(
     check_flag("overwrite", overwrite)
     check_target(folder, overwrite)
     probe(folder.parent)
-    tensors = {_plain(k): v.detach().cpu().clone() for k, v in core(model).state_dict().items()}
+    tensors = {
+        uncompiled_name(k): v.detach().cpu().clone() for k, v in core(model).state_dict().items()
+    }
     check_finite(tensors, "the model")
     content = safetensors.torch.save(tensors)
     text = {
@@ -181,11 +184,6 @@ def _seal(text: dict[str, Any]) -> str:
     """SHA-256 of what a card says, apart from the seal itself."""
     said = {key: value for key, value in text.items() if key != "sha256"}
     return hashlib.sha256(json.dumps(said, sort_keys=True, allow_nan=False).encode()).hexdigest()
-
-
-def _plain(name: str) -> str:
-    """The name of a weight without what torch.compile puts into it."""
-    return name.replace("_orig_mod.", "")
 
 
 def card(folder: str | os.PathLike[str]) -> dict[str, Any]:
@@ -362,8 +360,8 @@ def _fill(net: nn.Module, tensors: dict[str, Tensor], folder: Path) -> None:
     """Put the weights into the network, or say which do not fit."""
     if tensors and all(name.startswith("module.") for name in tensors):
         tensors = {name.removeprefix("module."): value for name, value in tensors.items()}
-    tensors = {_plain(name): value for name, value in tensors.items()}
-    names = {_plain(name): name for name in net.state_dict()}
+    tensors = {uncompiled_name(name): value for name, value in tensors.items()}
+    names = {uncompiled_name(name): name for name in net.state_dict()}
     wanted = {name: net.state_dict()[inner] for name, inner in names.items()}
     missing, unexpected = sorted(set(wanted) - set(tensors)), sorted(set(tensors) - set(wanted))
     shapes = [k for k, v in wanted.items() if k in tensors and v.shape != tensors[k].shape]

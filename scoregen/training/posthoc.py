@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from .._checks import check_count, check_device, check_entries, check_number, check_path
 from .._files import CheckpointError, check_finite, digest, probe, write
+from .._identity import uncompiled_name
 from ..models import ScoreModel
 from .card import core
 from .checkpoint import load
@@ -134,7 +135,7 @@ def collect(averages: Sequence[PowerEMA]) -> dict[str, Tensor]:
     Where they are divided among processes, each of them must call this.
     """
     return {
-        f"{i}/{name.replace('_orig_mod.', '')}": whole(tensor).cpu().clone()
+        f"{i}/{uncompiled_name(name)}": whole(tensor).cpu().clone()
         for i, average in enumerate(averages)
         for name, tensor in _weights(average).items()
     }
@@ -262,7 +263,7 @@ fit(..., posthoc=PostHoc(every=...), out=...)
     shares = iter(combination(profiles, Profile(last, gamma_of(sigma_rel))))
     made = load(folder / "model", net=net, model=model, device=place)
     state = core(made).state_dict()
-    names = {name.replace("_orig_mod.", ""): name for name in state}
+    names = {uncompiled_name(name): name for name in state}
     averaged = {name for name, p in core(made).named_parameters() if p.is_floating_point()}
     total = {
         plain: torch.zeros_like(state[name], dtype=torch.float64, device="cpu")

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from .._files import CheckpointError, digest, write
-from .._identity import modules_within
+from .._identity import modules_within, uncompiled_name
 from ..models import ScoreModel
 from .ema import EMA
 from .sharding import divide_like, whole
@@ -77,7 +77,7 @@ class Run(NamedTuple):
         # cloned, because tied weights share memory, which the format refuses; a compiled network
         # names its weights through `_orig_mod`, and resumes as a plain one
         return {
-            f"{group}/{name.replace('_orig_mod.', '')}": whole(tensor.detach()).cpu().clone()
+            f"{group}/{uncompiled_name(name)}": whole(tensor.detach()).cpu().clone()
             for group, content in groups.items()
             for name, tensor in content.items()
         }
@@ -149,7 +149,7 @@ class Run(NamedTuple):
         for group, module in modules.items():
             saved = groups.pop(group)
             names = module.state_dict()
-            module.load_state_dict({k: saved[k.replace("_orig_mod.", "")] for k in names})
+            module.load_state_dict({k: saved[uncompiled_name(k)] for k in names})
         return {int(name.removeprefix("adam.")): content for name, content in groups.items()}
 
     def _restore_objective(
